@@ -1,0 +1,1 @@
+"""Autoregressive image models: visual tokens, prompts, sampling, checkpoints and training."""

@@ -1,0 +1,3 @@
+"""Diffusion backbones: their networks, checkpoint formats and training."""
+
+import unified  # noqa: F401  (repairs a broken torchvision before diffusers or transformers import it)

@@ -1,0 +1,159 @@
+"""FLUX.1 over a diffusers pipeline: a rectified flow with a transformer (Esser et al. 2024)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from backbones.diffusion.adapters import attention_matrices
+from backbones.diffusion.backbone import Condition, DiffusionBackbone
+from backbones.diffusion.prompts import padded_ids
+from unified.contract.backbone import Level, TextComponent, backbones
+from unified.contract.view import View
+
+
+class Flux(DiffusionBackbone):
+    """x = (1 - sigma) x0 + sigma eps; the network predicts eps - x0. Latents are packed 2 x 2 into tokens."""
+
+    name: ClassVar[str] = "flux"
+
+    def __init__(self, id: str, pipeline: Any) -> None:
+        super().__init__(
+            id,
+            {
+                "transformer": pipeline.transformer,
+                "text_encoder": pipeline.text_encoder,
+                "text_encoder_2": pipeline.text_encoder_2,
+                "vae": pipeline.vae,
+            },
+        )
+        self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
+        self.scheduler = pipeline.scheduler
+        vae = pipeline.vae.config
+        self.vae_scale = 2 ** (len(vae.block_out_channels) - 1)
+        self.scaling: float = vae.scaling_factor
+        self.shift: float = vae.shift_factor or 0.0
+        self.text_length = min(int(pipeline.tokenizer_2.model_max_length), 512)
+        self.latent_size = int(pipeline.default_sample_size) * 1
+        self._resolution = self.latent_size * self.vae_scale
+
+    @property
+    def resolution(self) -> int:
+        return self._resolution
+
+    def tunable(self) -> tuple[str, Sequence[str]]:
+        return "transformer", [name for name, _ in self.components["transformer"].named_parameters()]
+
+    def adaptable(self) -> tuple[str, Sequence[str]]:
+        return "transformer", attention_matrices(self.components["transformer"])
+
+    def texts(self) -> Sequence[TextComponent]:
+        clip: Any = self.components["text_encoder"]
+        t5: Any = self.components["text_encoder_2"]
+        embedding = clip.get_input_embeddings()
+        path = next(name for name, module in clip.named_modules() if module is embedding)
+        return [
+            TextComponent("text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length),
+            # Not get_input_embeddings(): that is `shared`, which T5's forward never calls.
+            TextComponent("text_encoder_2", "encoder.embed_tokens", t5.config.d_model, self.tokenizer_2, self.text_length),
+        ]
+
+    # --- Denoises -----------------------------------------------------------------------------------------
+
+    def levels(self, steps: int) -> Sequence[Level]:
+        """The pipeline's own sigma grid, with its resolution-dependent shift."""
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        scheduler = copy.deepcopy(self.scheduler)
+        config = scheduler.config
+        tokens = (self.latent_size // 2) ** 2
+        mu = calculate_shift(
+            tokens,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        grid = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
+        scheduler.set_timesteps(sigmas=grid, mu=mu if config.get("use_dynamic_shifting", False) else None)
+        return [Level(sigma, 1.0 - sigma, sigma) for sigma in scheduler.sigmas.double().tolist()]
+
+    def random_levels(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit-normal sigmas (Esser et al. 2024, section 3.1)."""
+        sigma = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).sigmoid()
+        return sigma.float(), 1 - sigma, sigma
+
+    def latent_shape(self) -> tuple[int, ...]:
+        vae: Any = self.components["vae"]
+        return (int(vae.config.latent_channels), self.latent_size, self.latent_size)
+
+    def encode(self, view: View, images: Tensor) -> Tensor:
+        vae: Any = view.component("vae")
+        latents: Tensor = vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
+        return (latents - self.shift) * self.scaling
+
+    def decode(self, view: View, latents: Tensor) -> Tensor:
+        vae: Any = view.component("vae")
+        images: Tensor = vae.decode(latents / self.scaling + self.shift, return_dict=False)[0]
+        return images / 2 + 0.5
+
+    def condition(self, view: View, prompts: Sequence[str]) -> Condition:
+        clip_ids = padded_ids(self.tokenizer, prompts, view.rows, length=self.tokenizer.model_max_length)
+        t5_ids = padded_ids(self.tokenizer_2, prompts, view.rows, length=self.text_length)
+        return {
+            "pooled": view.component("text_encoder")(clip_ids).pooler_output,
+            "text": view.component("text_encoder_2")(t5_ids)[0],
+        }
+
+    def predict(self, view: View, latents: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        transformer: Any = view.component("transformer")
+        count, _, height, width = latents.shape
+        text = condition["text"]
+        guidance = None
+        if transformer.config.guidance_embeds:
+            guidance = torch.full((count,), 3.5, dtype=latents.dtype)
+        output: Tensor = transformer(
+            hidden_states=pack(latents),
+            timestep=time.to(latents.dtype),
+            guidance=guidance,
+            pooled_projections=condition["pooled"],
+            encoder_hidden_states=text,
+            txt_ids=torch.zeros(text.shape[1], 3, dtype=latents.dtype),
+            img_ids=positions(height // 2, width // 2).to(latents.dtype),
+            return_dict=False,
+        )[0]
+        return unpack(output, height, width)
+
+    def target(self, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        return eps - x0
+
+    def split(self, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """x = (1 - s) x0 + s eps and output = eps - x0, so x0 = x - s output and eps = x + (1 - s) output."""
+        return x - s * output, x + (1 - s) * output
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[N,C,h,w] -> [N, h/2 * w/2, 4C]: each token is a 2 x 2 square, channels outermost."""
+    count, channels, height, width = latents.shape
+    squares = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(count, height // 2 * (width // 2), channels * 4)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack` for latents of height x width."""
+    count, _, depth = tokens.shape
+    squares = tokens.reshape(count, height // 2, width // 2, depth // 4, 2, 2)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(count, depth // 4, height, width)
+
+
+def positions(height: int, width: int) -> Tensor:
+    """Position ids [height * width, 3] of image tokens: (0, row, column)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).float()
+
+
+backbones.register(Flux.name, Flux)

@@ -1,0 +1,1 @@
+"""Training of the embedded diffusion models: tokenizer, CLIP, autoencoder, UNet."""

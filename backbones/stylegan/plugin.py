@@ -1,0 +1,3 @@
+"""Registers the StyleGAN backbone."""
+
+import backbones.stylegan.backbone  # noqa: F401

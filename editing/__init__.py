@@ -1,0 +1,1 @@
+"""Personalisation schemes: how a concept and a target make pictures."""

@@ -1,0 +1,1 @@
+"""Inversion methods: how a code is found."""

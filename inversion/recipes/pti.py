@@ -1,0 +1,46 @@
+"""Pivotal tuning (Roich et al. 2022): a pivot in W, then the generator's weights around it.
+
+The pivot keeps the noise maps that it was found with: tuning with other maps than the pivot's would first
+have to undo that mismatch.
+"""
+
+from inversion.methods.optimize import Optimize, Stop
+from inversion.objectives.error import Error
+from inversion.objectives.perceptual import Perceptual
+from inversion.spaces.parameter import Weights
+from inversion.spaces.style import NoiseMaps, W
+from unified.contract.kinds import Evidence
+from unified.contract.recipe import Recipe, Stage, recipes
+
+recipes.register(
+    "pti",
+    Recipe(
+        name="pti",
+        stages=(
+            Stage(
+                (W(exploration=0.05), NoiseMaps()),
+                Optimize(
+                    steps=300,
+                    lr=0.1,
+                    schedule="projector",
+                    objectives=(Perceptual(),),
+                    evidence=Evidence.RENDER,
+                    keep="last",
+                ),
+            ),
+            Stage(
+                (Weights(paths=r"^synthesis\."),),
+                Optimize(
+                    steps=350,
+                    lr=3e-4,
+                    objectives=(Error(), Perceptual()),
+                    evidence=Evidence.RENDER,
+                    stop=Stop("perceptual", 0.01),
+                ),
+            ),
+        ),
+        scheme="latent-edit",
+        cite="Roich et al. 2022, Pivotal Tuning for Latent-based Editing of Real Images, section 3",
+        summary="W pivot, then all synthesis weights by squared pixels plus LPIPS.",
+    ),
+)

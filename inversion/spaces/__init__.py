@@ -1,0 +1,1 @@
+"""Inversion spaces: where a concept lives in a backbone."""

@@ -1,0 +1,338 @@
+"""A pretrained generator, frozen and shared, and the protocols that say what it can do."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unified.contract.attempt import Attempt
+from unified.contract.concept import Concept
+from unified.contract.kinds import Evidence
+from unified.contract.progress import Progress
+from unified.contract.random import Random
+from unified.contract.reference import Reference
+from unified.contract.registry import Registry
+from unified.contract.target import Target
+from unified.contract.text import Tokenizer
+from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from unified.contract.recipe import Recipe
+    from unified.contract.view import View
+    from unified.images import ImageInput
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a backbone's sampler; each backbone has its own subclass."""
+
+
+class Backbone(ABC):
+    """A frozen generator. Subclasses implement `attempt` and `sample`, which only views call.
+
+    label: the family name in listings, nothing depends on it. id: how it is loaded again.
+    components: the modules, all frozen and in evaluation mode. default_recipe: for `invert` without one.
+    """
+
+    label: ClassVar[str]
+    evidences: ClassVar[tuple[Evidence, ...]]  # the first one is the default
+    default_recipe: ClassVar[str]
+    sampling: Sampling
+
+    def __init__(self, id: str, components: Mapping[str, nn.Module]) -> None:
+        self.id = id
+        self.components = dict(components)
+        for module in self.components.values():
+            module.eval().requires_grad_(False)
+
+    @abstractmethod
+    def attempt(
+        self, view: View, reference: Reference, *, rng: Random, prompts: Sequence[str], evidence: Evidence
+    ) -> Attempt:
+        """Explain the reference's pictures through `view`; see :class:`Attempt`."""
+
+    @abstractmethod
+    def sample(self, view: View, target: Target, *, rng: Random) -> Tensor:
+        """Make pictures [n,3,H,W] in 0..1 through `view`; picture i depends on stream i of `rng` only."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Side of the square pictures it makes and explains, in pixels."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every weight and buffer by name: two backbones agree exactly if their weights do."""
+        digest = hashlib.sha256()
+        for component in sorted(self.components):
+            for name, tensor in sorted(self.components[component].state_dict().items()):
+                digest.update(f"{component}/{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @contextmanager
+    def bound(self, *concepts: Concept) -> Iterator[View]:
+        """A view that knows `concepts`. Raises UserError for concepts of another backbone."""
+        from unified.contract.view import View
+
+        view = View(self, concepts)
+        try:
+            yield view
+        finally:
+            view.close()
+
+    def accept(self, concept: Concept) -> None:
+        """Refuse a concept inverted on other weights."""
+        if concept.fingerprint and concept.fingerprint != self.fingerprint:
+            raise UserError(
+                f"The concept {concept.name!r} was inverted on {concept.backbone} (weights {concept.fingerprint});"
+                f" this is {self.id} (weights {self.fingerprint}). Load the backbone it was made on, or invert again."
+            )
+
+    # --- the public interface -----------------------------------------------------------------------------
+
+    def invert(
+        self,
+        images: ImageInput,
+        *,
+        recipe: str | Recipe | None = None,
+        space: str | None = None,
+        method: str | None = None,
+        steps: int | Sequence[int] | None = None,
+        lr: float | Sequence[float] | None = None,
+        name: str = "<me>",
+        category: str = "",
+        captions: Sequence[str] | None = None,
+        masks: Tensor | None = None,
+        seed: int = 0,
+        checkpoints: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Concept:
+        """Invert pictures of one concept; returns the concept.
+
+        images: paths, a folder, PIL, numpy or tensors; cut to a square and scaled to this backbone's size.
+        recipe: a registered name (see `unified.recipes()`), or give `space` ("w > weights") and `method`.
+        steps, lr: override the recipe's, one value for all stages or one per stage.
+        name: placeholder for prompts. category: class word, "person".
+        masks: [N,1,H,W] in 0..1, 1 on the concept. seed: same seed, same machine, same concept, bit for bit.
+        checkpoints: folder to resume from, and to keep what was reached in.
+        Raises UserError before any work for what cannot run.
+        """
+        from unified.inversion import InvertSettings, invert, recipe_for
+        from unified.progress import Bar
+
+        chosen = recipe_for(self, recipe=recipe, space=space, method=method, steps=steps, lr=lr)
+        reference = self.reference(images, name=name, category=category, captions=captions, masks=masks)
+        settings = InvertSettings(
+            seed=seed,
+            checkpoints=None if checkpoints is None else Path(checkpoints),
+            progress=progress or Bar(),
+        )
+        return invert(self, reference, chosen, settings)
+
+    def reference(
+        self,
+        images: ImageInput,
+        *,
+        name: str = "<me>",
+        category: str = "",
+        captions: Sequence[str] | None = None,
+        masks: Tensor | None = None,
+    ) -> Reference:
+        """The user's pictures at this backbone's size and precision."""
+        from unified.images import read_images
+
+        pixels = read_images(images, size=self.resolution).to(self.dtype)
+        if masks is not None and masks.shape[-2:] != pixels.shape[-2:]:
+            masks = functional.interpolate(masks.float(), size=pixels.shape[-2:], mode="area")
+        texts = None if captions is None else tuple(captions)
+        return Reference(pixels, masks, texts, category, name)
+
+    def generate(
+        self,
+        concepts: Concept | Sequence[Concept] | None = None,
+        *,
+        prompt: str = "",
+        edits: Mapping[str, float] | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        negative_prompt: str = "",
+        sampling: Mapping[str, Any] | None = None,
+        scheme: str | None = None,
+        output: Literal["pil", "pt", "np"] = "pil",
+        progress: Progress | None = None,
+    ) -> Any:
+        """Make pictures with the concepts bound (or of the backbone alone).
+
+        prompt: text with the concepts' names. edits: named attribute edits, {"smile": 2.0}.
+        n: how many; None: one per picture of a per-picture concept, else one.
+        sampling: settings of this backbone's sampler by name, such as {"steps": 30, "guidance": 4.0}.
+        output: "pil" a list of PIL pictures; "pt" a tensor [n,3,H,W] in 0..1; "np" uint8 [n,H,W,3].
+        Raises UserError if this backbone cannot do what is asked, naming what it can.
+        """
+        from unified.generation import generate
+        from unified.images import to_numpy, to_pil
+        from unified.progress import Bar
+
+        outputs: dict[str, Callable[[Tensor], Any]] = {"pil": to_pil, "pt": lambda images: images, "np": to_numpy}
+        if output not in outputs:
+            raise UserError(f"output={output!r} was asked for; choose 'pil', 'pt' or 'np'.")
+        bound = [concepts] if isinstance(concepts, Concept) else list(concepts or [])
+        target = Target(
+            prompt=prompt, edits=dict(edits or {}), n=n, negative_prompt=negative_prompt, sampling=dict(sampling or {})
+        )
+        images = generate(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
+        return outputs[output](images)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(next(iter(self.components.values())).parameters()).dtype
+
+
+# --- what a backbone can do -------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """Has generator weights that may be changed."""
+
+    def tunable(self) -> tuple[str, Sequence[str]]:
+        """The generating component and the paths of all its weights that tuning may change."""
+        ...
+
+    def adaptable(self) -> tuple[str, Sequence[str]]:
+        """The generating component and the paths of the matrices that low-rank adapters go to by default."""
+        ...
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """A GAN: one pass from style vectors to pictures."""
+
+    def style_shape(self) -> tuple[int, int]:
+        """(number of style vectors, their width)."""
+        ...
+
+    def style_statistics(self) -> tuple[Tensor, float]:
+        """(mean w [width], standard deviation of w around it: sqrt(E|w - mean|^2))."""
+        ...
+
+    def noise_shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Name and (height, width) of each noise map."""
+        ...
+
+    def noise_maps(self) -> Mapping[str, Tensor]:
+        """The constant noise maps [h,w] by name."""
+        ...
+
+    def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
+        """[N, number, width] -> [N,3,H,W] in 0..1 (differentiable, may leave the range slightly)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextComponent:
+    """A text encoder's place for rows: component, path of its embedding, width of a row."""
+
+    component: str
+    embedding: str
+    width: int
+    tokenizer: Tokenizer
+    length: int
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """Understands prompts, through one or more embeddings."""
+
+    def texts(self) -> Sequence[TextComponent]: ...
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level of x = a x0 + s eps, and the time the network wants for it."""
+
+    time: float
+    a: float
+    s: float
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """A diffusion or flow model: eps, v and flow alike through x = a x0 + s eps."""
+
+    def levels(self, steps: int) -> Sequence[Level]:
+        """From pure noise to the data, `steps` + 1 of them; the last one is clean (or nearly)."""
+        ...
+
+    def random_levels(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training levels (time, a, s), each [N], for uniform numbers [N] in 0..1."""
+        ...
+
+    def latent_shape(self) -> tuple[int, ...]: ...
+
+    def encode(self, view: View, images: Tensor) -> Tensor:
+        """Pictures in 0..1 -> latents [N, *latent_shape]."""
+        ...
+
+    def decode(self, view: View, latents: Tensor) -> Tensor:
+        """Latents -> pictures, about 0..1."""
+        ...
+
+    def condition(self, view: View, prompts: Sequence[str]) -> Any:
+        """Whatever the network takes for these prompts; rows of prompts on axis 0 of every tensor."""
+        ...
+
+    def predict(self, view: View, latents: Tensor, time: Tensor, condition: Any) -> Tensor:
+        """The network's raw output."""
+        ...
+
+    def target(self, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """What the raw output should be (eps, v or flow)."""
+        ...
+
+    def split(self, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, eps) implied by a raw output."""
+        ...
+
+
+@runtime_checkable
+class Tokenises(Protocol):
+    """An autoregressive model over discrete visual tokens."""
+
+    def codes(self, view: View, images: Tensor) -> Tensor:
+        """Pictures in 0..1 -> visual tokens, int64 [N, h, w]."""
+        ...
+
+    def decode_codes(self, view: View, codes: Tensor) -> Tensor:
+        """Visual tokens -> pictures in 0..1."""
+        ...
+
+    def logits(self, view: View, prompts: Sequence[str], codes: Tensor) -> Tensor:
+        """Teacher-forced logits of every visual token, [N, h*w, codebook]."""
+        ...
+
+
+PROTOCOLS: tuple[type, ...] = (Tunable, Renders, Reads, Denoises, Tokenises)
+
+
+def can(backbone: type[Backbone] | Backbone, protocol: type) -> bool:
+    """Whether a backbone (or its class, no weights loaded) has every member of a protocol."""
+    cls = backbone if isinstance(backbone, type) else type(backbone)
+    members = [member for member in vars(protocol) if not member.startswith("_")]
+    return all(hasattr(cls, member) for member in members)
+
+
+backbones: Registry[type[Backbone]] = Registry("backbone")
+
+

@@ -1,0 +1,46 @@
+"""A point in a space: named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Code:
+    """A point in a space; a holder: replacing its tensors reaches every open view it is bound to.
+
+    space: registered name of the space it belongs to.
+    tensors: named tensors, at least one.
+    per_picture: axis 0 of every tensor counts the pictures of the reference (one w for each), or the
+        tensors are shared by all of them (one weight delta).
+    meta: JSON values: the space's settings, and what sampling must honour (schedule, prompt, guidance).
+    """
+
+    space: str
+    tensors: dict[str, Tensor]
+    per_picture: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise ValueError(f"a code of space {self.space!r} needs at least one tensor")
+
+    @property
+    def pictures(self) -> int | None:
+        """How many pictures a per-picture code holds; None for a shared one."""
+        return next(iter(self.tensors.values())).shape[0] if self.per_picture else None
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Code:
+        return replace(self, tensors=dict(tensors), meta=dict(self.meta))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Code:
+        """A new code with `fn` applied to each tensor."""
+        return self.with_tensors({name: fn(value) for name, value in self.tensors.items()})
+
+    def pick(self, rows: list[int]) -> Code:
+        """The code of some pictures only; a shared code is returned as it is."""
+        return self.map(lambda t: t[rows]) if self.per_picture else self

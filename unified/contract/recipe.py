@@ -1,0 +1,125 @@
+"""A published method as data: stages of (spaces, method), a scheme and a citation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unified.contract.backbone import Backbone, can
+from unified.contract.method import Method
+from unified.contract.registry import Registry
+from unified.contract.space import Space, parse_spaces
+from unified.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`spaces` (objects, or names joined by '&') filled by `method`, with earlier stages' codes bound."""
+
+    spaces: tuple[Space, ...] | str
+    method: Method
+
+    def resolved(self) -> tuple[Space, ...]:
+        return parse_spaces(self.spaces) if isinstance(self.spaces, str) else self.spaces
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published method.
+
+    carrier: text for the concept in prompts where no rows carry it; `{category}` is filled in.
+    target: default sampling settings. requires: what the reference must bring ('masks', 'category').
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    scheme: str
+    cite: str
+    summary: str = ""
+    carrier: str = "{category}"
+    requires: frozenset[str] = frozenset()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_overrides(
+        self, *, steps: int | Sequence[int] | None = None, lr: float | Sequence[float] | None = None
+    ) -> Recipe:
+        """The recipe with the steps or learning rates of its stages changed: one for all, or one per stage.
+
+        Raises UserError if a list does not fit the stages, or nothing in the recipe has such a setting.
+        """
+        stages = list(self.stages)
+        for setting, value in (("steps", steps), ("lr", lr)):
+            if value is None:
+                continue
+            values = list(value) if isinstance(value, Sequence) else [value] * len(stages)
+            if len(values) != len(stages):
+                raise UserError(
+                    f"{setting}={value!r} gives {len(values)} values; the recipe {self.name!r} has {len(stages)}"
+                    " stages. Give one value for all, or one per stage."
+                )
+            able = [any(f.name == setting for f in dataclasses.fields(s.method)) for s in stages]  # type: ignore[arg-type]
+            if not any(able):
+                raise UserError(f"The recipe {self.name!r} has no {setting} to set: leave {setting} out.")
+            stages = [
+                dataclasses.replace(s, method=dataclasses.replace(s.method, **{setting: v})) if ok else s  # type: ignore[type-var]
+                for s, v, ok in zip(stages, values, able, strict=True)
+            ]
+        return dataclasses.replace(self, stages=tuple(stages))
+
+    def describe(self) -> str:
+        """'w (optimize) > weights (optimize)'."""
+        parts = []
+        for stage in self.stages:
+            names = stage.spaces if isinstance(stage.spaces, str) else " & ".join(s.name for s in stage.spaces)
+            parts.append(f"{names} ({stage.method.name})")
+        return " > ".join(parts)
+
+
+recipes: Registry[Recipe] = Registry("recipe")
+
+
+def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
+    """Why these stages cannot run on this backbone class, or None. No weights are loaded."""
+    for stage in stages:
+        resolved = stage.resolved()
+        for space in resolved:
+            missing = [p.__name__ for p in space.needs if not can(backbone, p)]
+            if missing:
+                return f"the space {space.name!r} needs a backbone that {_verb(missing)}"
+        missing = [p.__name__ for p in stage.method.needs if not can(backbone, p)]
+        if missing:
+            return f"the method {stage.method.name!r} needs a backbone that {_verb(missing)}"
+        reason = stage.method.refuse(backbone, resolved)
+        if reason is not None:
+            return reason
+    return None
+
+
+_VERBS = {
+    "Renders": "renders from style vectors",
+    "Denoises": "denoises",
+    "Tokenises": "tokenises pictures",
+    "Reads": "reads prompts",
+    "Tunable": "has weights to tune",
+}
+
+
+def _verb(missing: Sequence[str]) -> str:
+    return " and ".join(_VERBS.get(name, name) for name in missing)
+
+
+def runnable(backbone: type[Backbone]) -> list[str]:
+    """Names of the recipes that run on this backbone class."""
+    return [name for name, recipe in recipes if refusal(backbone, recipe.stages) is None]
+
+
+def check(backbone: type[Backbone], recipe: Recipe, *, id: str) -> None:
+    """Raise UserError before any work if the recipe cannot run on this backbone, naming those that can."""
+    reason = refusal(backbone, recipe.stages)
+    if reason is not None:
+        raise UserError(
+            f"The recipe {recipe.name!r} does not run on {id}: {reason}. Recipes that do:"
+            f" {', '.join(runnable(backbone)) or 'none'}."
+        )

@@ -1,0 +1,63 @@
+"""How bound concepts and a target make pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from unified.contract.backbone import Backbone, can
+from unified.contract.concept import Concept
+from unified.contract.progress import Progress
+from unified.contract.random import Random
+from unified.contract.registry import Registry
+from unified.contract.target import Target
+from unified.errors import UserError
+
+
+class Scheme(ABC):
+    """A personalisation scheme. `needs`: protocols of the backbone. `reads`: parts of the target it honours."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[type, ...]] = ()
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    def refuse(self, backbone: type[Backbone], concepts: Sequence[Concept]) -> str | None:
+        """Why it cannot work with these concepts, or None."""
+        return None
+
+    @abstractmethod
+    def generate(
+        self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
+    ) -> Tensor:
+        """Pictures [n,3,H,W] in 0..1."""
+
+
+schemes: Registry[Scheme] = Registry("scheme")
+
+
+def choose_scheme(
+    backbone: Backbone, concepts: Sequence[Concept], target: Target, *, preferred: Sequence[str] = ()
+) -> Scheme:
+    """The first scheme, preferred ones first, that the backbone carries and that honours all that is asked.
+
+    Raises UserError naming what can be asked of this backbone.
+    """
+    asked = target.asked()
+    order = [*preferred, *(name for name in schemes.names() if name not in preferred)]
+    usable = [schemes.get(n) for n in order if all(can(backbone, p) for p in schemes.get(n).needs)]
+    reasons: list[str] = []
+    for scheme in usable:
+        if asked <= scheme.reads:
+            reason = scheme.refuse(type(backbone), concepts)
+            if reason is None:
+                return scheme
+            reasons.append(f"{scheme.name}: {reason}")
+    able = sorted({part for scheme in usable for part in scheme.reads})
+    raise UserError(
+        f"{backbone.id} has no scheme for {' and '.join(sorted(asked)) or 'this'} with these concepts"
+        + (f" ({'; '.join(reasons)})" if reasons else "")
+        + f"; it can be asked for: {', '.join(able) or 'nothing but the concept itself'}."
+    )
