@@ -1,1 +1,25 @@
-"""Registers the autoregressive backbones."""
+"""Registers the autoregressive backbones and their embedded models."""
+
+import backbones.autoregressive.loading  # noqa: F401
+from unified.zoo.registry import ZooModel, register_model
+
+register_model(
+    ZooModel(
+        name="avatars/emu3",
+        summary="Emu3, 64x64 in 64 visual tokens, trained also with reference pictures in the context",
+        folder="emu3",
+        backbone="emu3",
+        load="backbones.autoregressive.loading:load_folder",
+        build="backbones.autoregressive.train.emu3:build",
+        needs=("avatars/tokenizer",),
+        category="person",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/tokenizer",
+        summary="Emu3VQVAE f8, 512 codes, a part of avatars/emu3",
+        folder="tokenizer",
+        build="backbones.autoregressive.train.tokenizer:build",
+    )
+)

@@ -57,9 +57,17 @@ class Flux(DiffusionBackbone):
         embedding = clip.get_input_embeddings()
         path = next(name for name, module in clip.named_modules() if module is embedding)
         return [
-            TextComponent("text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length),
+            TextComponent(
+                "text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length
+            ),
             # Not get_input_embeddings(): that is `shared`, which T5's forward never calls.
-            TextComponent("text_encoder_2", "encoder.embed_tokens", t5.config.d_model, self.tokenizer_2, self.text_length),
+            TextComponent(
+                "text_encoder_2",
+                "encoder.embed_tokens",
+                t5.config.d_model,
+                self.tokenizer_2,
+                self.text_length,
+            ),
         ]
 
     # --- Denoises -----------------------------------------------------------------------------------------

@@ -1,4 +1,34 @@
-"""Registers the diffusion and flow backbones."""
+"""Registers the diffusion and flow backbones and their embedded models."""
 
-import backbones.diffusion.flux
+import backbones.diffusion.loading
 import backbones.diffusion.stable_diffusion  # noqa: F401
+from unified.zoo.registry import ZooModel, register_model
+
+register_model(
+    ZooModel(
+        name="avatars/stable-diffusion",
+        summary="StableDiffusionPipeline, 64x64: KL autoencoder f4, UNet, CLIP text encoder",
+        folder="stable-diffusion",
+        backbone="stable-diffusion",
+        load="backbones.diffusion.loading:load_folder",
+        build="backbones.diffusion.train.unet:build",
+        needs=("avatars/clip", "avatars/autoencoder"),
+        category="person",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/clip",
+        summary="CLIPModel trained contrastively on pictures and captions: CLIP-I, CLIP-T, text-driven edits",
+        folder="clip",
+        build="backbones.diffusion.train.clip:build",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/autoencoder",
+        summary="AutoencoderKL f4 (4x16x16), a part of avatars/stable-diffusion",
+        folder="autoencoder",
+        build="backbones.diffusion.train.autoencoder:build",
+    )
+)

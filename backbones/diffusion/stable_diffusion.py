@@ -52,7 +52,9 @@ class StableDiffusion(DiffusionBackbone):
         embedding = encoder.get_input_embeddings()  # type: ignore[operator]
         path = next(name for name, module in encoder.named_modules() if module is embedding)
         return [
-            TextComponent("text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length)
+            TextComponent(
+                "text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length
+            )
         ]
 
     # --- Denoises -----------------------------------------------------------------------------------------
@@ -61,7 +63,9 @@ class StableDiffusion(DiffusionBackbone):
         """The 'leading' timesteps of DDIM as diffusers spaces them, then the final level."""
         total = len(self.alphas_cumprod)
         if not 1 <= steps <= total:
-            raise UserError(f"steps={steps} was given; this model has {total} noise levels: choose 1 to {total}.")
+            raise UserError(
+                f"steps={steps} was given; this model has {total} noise levels: choose 1 to {total}."
+            )
         stride = total // steps
         times = [i * stride + self.steps_offset for i in reversed(range(steps))]
         found = [self._level(min(time, total - 1)) for time in times]

@@ -15,7 +15,7 @@ from backbones.stylegan.generator import Generator
 from backbones.stylegan.synthesis import Noise, Synthesis
 from unified.contract.attempt import Attempt
 from unified.contract.backbone import Backbone, Sampling, backbones
-from unified.contract.kinds import Evidence
+from unified.contract.kinds import Evidence, Kind
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.target import Target
@@ -40,6 +40,7 @@ class StyleGAN(Backbone):
     name: ClassVar[str] = "stylegan"
     label: ClassVar[str] = "gan"
     evidences: ClassVar[tuple[Evidence, ...]] = (Evidence.RENDER,)
+    explains_with: ClassVar[frozenset[Kind]] = frozenset({Kind.STYLE})
     default_recipe: ClassVar[str] = "pti"
     sampling: StyleGANSampling = StyleGANSampling()
 
@@ -114,15 +115,21 @@ class StyleGAN(Backbone):
 
     def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         generator: Any = view.component("generator")
-        maps: Noise = "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
+        maps: Noise = (
+            "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
+        )
         images: Tensor = generator.synthesis(styles, noise=maps)
         return images / 2 + 0.5
 
     def tunable(self) -> tuple[str, Sequence[str]]:
-        return "generator", [name for name, _ in self.generator.named_parameters() if name.startswith("synthesis.")]
+        return "generator", [
+            name for name, _ in self.generator.named_parameters() if name.startswith("synthesis.")
+        ]
 
     def adaptable(self) -> tuple[str, Sequence[str]]:
-        return "generator", [path for path in self.tunable()[1] if path.endswith(("conv0.weight", "conv1.weight"))]
+        return "generator", [
+            path for path in self.tunable()[1] if path.endswith(("conv0.weight", "conv1.weight"))
+        ]
 
     # --- Backbone -----------------------------------------------------------------------------------------
 
@@ -140,7 +147,9 @@ class StyleGAN(Backbone):
                 " space='w > weights'."
             )
         noise = view.slots.get("noise")
-        return self.render(view, view.slots["styles"].rows(index), None if noise is None else noise.rows(index))
+        return self.render(
+            view, view.slots["styles"].rows(index), None if noise is None else noise.rows(index)
+        )
 
     def sample(self, view: View, target: Target, *, rng: Random) -> Tensor:
         settings = override(self.sampling, target.sampling)

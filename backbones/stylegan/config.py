@@ -22,7 +22,9 @@ def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512) -> t
 def sizes(resolution: int) -> tuple[int, ...]:
     """(4, 8, ..., resolution). Raises UserError unless resolution is a power of two of at least 8."""
     if resolution < 8 or resolution & (resolution - 1):
-        raise UserError(f"resolution {resolution}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024.")
+        raise UserError(
+            f"resolution {resolution}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024."
+        )
     return tuple(2**i for i in range(2, resolution.bit_length()))
 
 
@@ -35,8 +37,10 @@ class _Config:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
         expected = sizes(self.resolution)
         if len(self.channels) != len(expected) or min(self.channels) < 1:
-            raise UserError(f"channels {self.channels}: resolution {self.resolution} needs {len(expected)} positive "
-                            f"numbers, for the sizes {expected}.")  # fmt: skip
+            raise UserError(
+                f"channels {self.channels}: resolution {self.resolution} needs {len(expected)} positive numbers, "
+                f"for the sizes {expected}."
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -47,14 +51,18 @@ class _Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the inverse of :meth:`from_dict`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         try:
             return cls(**values)
         except TypeError as error:
-            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
+            raise UserError(
+                f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,10 @@ def infer_generator(tensors: Mapping[str, Tensor], **known: Any) -> GeneratorCon
             **known,
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"These tensors are not a StyleGAN2 generator's: {error} is missing or has another shape. "
-                        "Expected official names such as synthesis.b4.const and mapping.fc0.weight.") from None  # fmt: skip
+        raise UserError(
+            f"These tensors are not a StyleGAN2 generator's: {error} is missing or has another shape. "
+            "Expected official names such as synthesis.b4.const and mapping.fc0.weight."
+        ) from None
 
 
 def infer_discriminator(tensors: Mapping[str, Tensor], **known: Any) -> DiscriminatorConfig:
@@ -168,8 +178,10 @@ def infer_discriminator(tensors: Mapping[str, Tensor], **known: Any) -> Discrimi
             **known,
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"These tensors are not a StyleGAN2 discriminator's: {error} is missing or has another "
-                        "shape. Expected official names such as b4.conv.weight and b8.conv0.weight.") from None  # fmt: skip
+        raise UserError(
+            f"These tensors are not a StyleGAN2 discriminator's: {error} is missing or has another shape. "
+            "Expected official names such as b4.conv.weight and b8.conv0.weight."
+        ) from None
 
 
 def _block_sizes(names: Iterable[str], prefix: str) -> list[int]:

@@ -40,7 +40,9 @@ class DiscriminatorBlock(nn.Module):
         self.conv0 = Conv(channels, channels, kernel_size=3, act="lrelu", conv_clamp=conv_clamp)
         self.conv1 = Conv(channels, out_channels, kernel_size=3, act="lrelu", down=2, conv_clamp=conv_clamp)
         self.skip = (
-            Conv(channels, out_channels, kernel_size=1, bias=False, down=2) if architecture == "resnet" else None
+            Conv(channels, out_channels, kernel_size=1, bias=False, down=2)
+            if architecture == "resnet"
+            else None
         )
 
     def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -64,7 +66,9 @@ def minibatch_deviation(x: Tensor, *, group_size: int | None, channels: int) -> 
     count, features, height, width = x.shape
     size = count if group_size is None else min(group_size, count)
     if count % size:
-        raise UserError(f"A batch of {count} cannot be split into groups of {size} for the minibatch deviation.")
+        raise UserError(
+            f"A batch of {count} cannot be split into groups of {size} for the minibatch deviation."
+        )
     y = x.float() if x.dtype.itemsize < 4 else x
     y = y.reshape(size, -1, channels, features // channels, height, width)
     y = (y - y.mean(0)).square().mean(0).add(1e-8).sqrt().mean((2, 3, 4))
@@ -80,10 +84,16 @@ class DiscriminatorEnd(nn.Module):
         channels = config.channels_at(4)
         self.group_size, self.group_channels = config.group_size, config.group_channels
         self.fromrgb = (
-            Conv(config.image_channels, channels, kernel_size=1, act="lrelu") if config.architecture == "skip" else None
+            Conv(config.image_channels, channels, kernel_size=1, act="lrelu")
+            if config.architecture == "skip"
+            else None
         )
         self.conv = Conv(
-            channels + config.group_channels, channels, kernel_size=3, act="lrelu", conv_clamp=config.conv_clamp
+            channels + config.group_channels,
+            channels,
+            kernel_size=3,
+            act="lrelu",
+            conv_clamp=config.conv_clamp,
         )
         self.fc = Dense(channels * 16, channels, act="lrelu")
         self.out = Dense(channels, config.conditional_dim if config.c_dim else 1)
@@ -129,7 +139,9 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
         expected = (self.config.image_channels, self.config.resolution, self.config.resolution)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise UserError(f"Pictures have shape {tuple(images.shape)}; expected [N, {', '.join(map(str, expected))}].")
+            raise UserError(
+                f"Pictures have shape {tuple(images.shape)}; expected [N, {', '.join(map(str, expected))}]."
+            )
         x: Tensor | None = None
         image: Tensor | None = images.contiguous(memory_format=torch.channels_last)
         for size in reversed(self.config.sizes[1:]):

@@ -69,7 +69,10 @@ class ModulatedConv(nn.Module):
         # Leaky ReLU commutes with a positive factor: its gain goes into scale and shift.
         scale_all = gain * LRELU_GAIN
         y = dense_conv2d(
-            x * styles.to(x.dtype)[:, :, None, None], self.weight, up=self.up, resample_filter=self.resample_filter
+            x * styles.to(x.dtype)[:, :, None, None],
+            self.weight,
+            up=self.up,
+            resample_filter=self.resample_filter,
         )
         scale = (demodulation(self.weight, styles) * scale_all)[:, :, None, None]
         shift = (self.bias * scale_all)[:, None, None]
@@ -83,7 +86,9 @@ class ModulatedConv(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution without demodulation: x [N, in, H, W], w [N, w_dim] -> [N, channels, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, w_dim: int, conv_clamp: float | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, w_dim: int, conv_clamp: float | None = None
+    ) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
         self.affine = Dense(w_dim, in_channels, bias_init=1.0)
@@ -124,7 +129,9 @@ class SynthesisBlock(nn.Module):
             self.conv0 = ModulatedConv(
                 in_channels, out_channels, **common, up=2, conv_clamp=conv_clamp, use_noise=use_noise
             )
-        self.conv1 = ModulatedConv(out_channels, out_channels, **common, conv_clamp=conv_clamp, use_noise=use_noise)
+        self.conv1 = ModulatedConv(
+            out_channels, out_channels, **common, conv_clamp=conv_clamp, use_noise=use_noise
+        )
         self.torgb = (
             ToRGB(out_channels, image_channels, w_dim=w_dim, conv_clamp=conv_clamp)
             if is_last or architecture == "skip"
@@ -190,7 +197,9 @@ class Synthesis(nn.Module):
         module = self.get_submodule(f"b{size}")
         return module  # type: ignore[return-value]
 
-    def forward(self, ws: Tensor, *, noise: Noise = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, ws: Tensor, *, noise: Noise = "const", generator: torch.Generator | None = None
+    ) -> Tensor:
         """noise: "const" uses the stored maps, "random" new ones for each picture (from `generator`), "none"
         no noise; or a mapping from layer names such as "b8.conv0" to maps that broadcast with
         [N, 1, size, size], where layers not named use their stored map.
@@ -205,7 +214,9 @@ class Synthesis(nn.Module):
             block = self.block(size)
             # A block's RGB layer shares its w with the next block's first convolution.
             count = block.convolutions + (block.torgb is not None)
-            maps = tuple(self._noise(f"b{size}.{name}", noise, len(ws), generator) for name in ("conv0", "conv1"))
+            maps = tuple(
+                self._noise(f"b{size}.{name}", noise, len(ws), generator) for name in ("conv0", "conv1")
+            )
             x, image = block(x, image, ws[:, index : index + count], maps)
             index += block.convolutions
         assert image is not None

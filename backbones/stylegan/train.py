@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from PIL import Image
 from torch import Tensor, nn
 
 from backbones.stylegan.config import DiscriminatorConfig, GeneratorConfig
@@ -25,7 +28,7 @@ from unified.zoo.training import BuildSettings, ExponentialAverage, step_generat
 
 DEFAULT_STEPS = 30_000
 DEFAULT_BATCH = 16
-CHANNELS = (128, 128, 96, 64, 24)
+CHANNELS = (128, 128, 96, 48, 24)
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,17 @@ class Recipe:
 class Pictures:
     """Training pictures, uint8 [N, H, W, 3]; batches are pure functions of the generator."""
 
-    def __init__(self, images: object) -> None:
-        self.images = torch.as_tensor(images)
-        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
-            raise UserError(f"Training pictures are {self.images.dtype} {tuple(self.images.shape)}; "
-                            "expected uint8 [N, H, W, channels].")  # fmt: skip
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise UserError(
+                f"Training pictures are {images.dtype} {images.shape}; expected uint8 [N, H, W, channels]."
+            )
 
     def batch(self, count: int, generator: torch.Generator) -> Tensor:
         """[count, 3, H, W] in -1..1, channels last in memory."""
-        chosen = torch.randint(len(self.images), (count,), generator=generator)
-        return self.images[chosen].permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        chosen = torch.randint(len(self.images), (count,), generator=generator).numpy()
+        return torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 class MixingGenerator(nn.Module):
@@ -77,7 +81,9 @@ class MixingGenerator(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, z: Tensor, other: Tensor, crossover: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, z: Tensor, other: Tensor, crossover: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Layers from `crossover` [N] on take the w of `other`. Returns (pictures, ws)."""
         mapping = self.network.mapping
         w, w_other = mapping.map_one(torch.cat([z, other])).chunk(2)
@@ -92,22 +98,25 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, *, seed: int, accelerator: Accelerator) -> None:
         if recipe.batch % 4:
-            raise UserError(f"batch {recipe.batch}: expected a multiple of 4, the group of the minibatch deviation.")
+            raise UserError(
+                f"batch {recipe.batch}: expected a multiple of 4, the group of the minibatch deviation."
+            )
         self.recipe, self.pictures, self.seed, self.accelerator = recipe, pictures, seed, accelerator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator = Generator(recipe.generator)
             self.discriminator = Discriminator(recipe.discriminator)
         self.path = PathMean()
-        adam = lambda network, interval: _adam(network, recipe.learning_rate, interval)  # noqa: E731
         self.players = accelerator.prepare(
             MixingGenerator(self.generator),
             self.discriminator,
-            adam(self.generator, recipe.path_interval if recipe.path_weight else 0),
-            adam(self.discriminator, recipe.r1_interval),
+            _adam(self.generator, recipe.learning_rate, recipe.path_interval if recipe.path_weight else 0),
+            _adam(self.discriminator, recipe.learning_rate, recipe.r1_interval),
         )
         self.path.to(accelerator.device)
-        self.average = ExponentialAverage(self.generator, half_life=recipe.half_life / self._pictures_per_step)
+        self.average = ExponentialAverage(
+            self.generator, half_life=recipe.half_life / self._pictures_per_step
+        )
 
     @property
     def _pictures_per_step(self) -> int:
@@ -166,7 +175,9 @@ class Trainer:
         self.average.update(self.generator, step + 1)
         log |= {"loss_g": loss_g.item(), "r1": self.path.r1.item(), "path": self.path.mean.item()}
         if not all(value == value for value in log.values()):
-            raise UserError(f"Training diverged at step {step}: {log}. Lower the learning rate or raise r1_gamma.")
+            raise UserError(
+                f"Training diverged at step {step}: {log}. Lower the learning rate or raise r1_gamma."
+            )
         return log
 
     def _latents(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,17 +258,17 @@ def export(settings: BuildSettings, trainer: Trainer, *, steps: int, seconds: fl
     _write(out / "config.json", json.dumps(asdict(recipe), indent=1) + "\n")
     sheet = contact_sheet(average, seed=1)
     temporary = out / ".samples.png"
-    sheet.save(temporary, format="PNG")  # type: ignore[attr-defined]
+    sheet.save(temporary, format="PNG")
     temporary.replace(out / "samples.png")
     count = steps * recipe.batch * trainer.accelerator.num_processes
     _write(out / "card.md", _card(trainer, settings, steps=steps, pictures=count, seconds=seconds))
 
 
 @torch.no_grad()
-def contact_sheet(network: Generator, *, seed: int, rows: int = 6, columns: int = 10, psi: float = 0.7) -> object:
-    """A PIL picture of rows x columns samples: the upper half without, the lower half with truncation."""
-    from PIL import Image
-
+def contact_sheet(
+    network: Generator, *, seed: int, rows: int = 6, columns: int = 10, psi: float = 0.7
+) -> Image.Image:
+    """A picture of rows x columns samples: the upper half without, the lower half with truncation."""
     count = rows * columns
     z = torch.randn(count, network.config.z_dim, generator=torch.Generator().manual_seed(seed))
     z = z.to(network.mapping.w_avg.device)
@@ -265,14 +276,15 @@ def contact_sheet(network: Generator, *, seed: int, rows: int = 6, columns: int 
     images = torch.cat([network(z[:half]), network(z[half:], truncation_psi=psi)])
     pixels = images.float().cpu().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     size = network.config.resolution
-    grid = pixels.view(rows, columns, -1, size, size).permute(0, 3, 1, 4, 2).reshape(rows * size, columns * size, -1)
+    grid = (
+        pixels.view(rows, columns, -1, size, size)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * size, columns * size, -1)
+    )
     return Image.fromarray(grid.numpy())
 
 
-def _write(path: object, text: str) -> None:
-    from pathlib import Path
-
-    path = Path(str(path))
+def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -287,13 +299,17 @@ def _card(trainer: Trainer, settings: BuildSettings, *, steps: int, pictures: in
 StyleGAN2 (Karras et al. 2020) at {recipe.generator.resolution}x{recipe.generator.resolution}: generator \
 ({recipe.generator.architecture}, {size_g:,} parameters, w {recipe.generator.w_dim}, \
 {recipe.generator.mapping_layers} mapping layers) and discriminator ({recipe.discriminator.architecture}, \
-{size_d:,} parameters). Channels at {", ".join(f"{s}: {c}" for s, c in
-zip(recipe.generator.sizes, recipe.generator.channels, strict=True))}.
+{size_d:,} parameters). Channels at {
+        ", ".join(f"{s}: {c}" for s, c in zip(recipe.generator.sizes, recipe.generator.channels, strict=True))
+    }.
 
 Data: avatars, training split, {len(trainer.pictures.images):,} pictures, no augmentation.
 Training: {steps:,} steps of {recipe.batch} pictures ({pictures:,} in all), {seconds / 60:.0f} minutes, seed \
-{settings.seed}; non-saturating logistic loss, R1 gamma {recipe.gamma:.4g} every {recipe.r1_interval} steps, path \
-length weight {recipe.path_weight:g} every {recipe.path_interval}, style mixing {recipe.style_mixing:g}, Adam(0, 0.99) \
+{settings.seed}; non-saturating logistic loss, R1 gamma {recipe.gamma:.4g} every {
+        recipe.r1_interval
+    } steps, path \
+length weight {recipe.path_weight:g} every {recipe.path_interval}, style mixing {
+        recipe.style_mixing:g}, Adam(0, 0.99) \
 {recipe.learning_rate:g}, average of the generator with a half-life of {recipe.half_life:,.0f} pictures.
 Made by: `unified zoo build avatars/stylegan2 --steps {steps} --batch {recipe.batch}`
 

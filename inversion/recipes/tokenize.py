@@ -9,7 +9,8 @@ recipes.register(
     Recipe(
         name="tokenize",
         stages=(Stage((VisualTokens(),), Encode()),),
-        scheme="in-context",
+        scheme="prompt",
+        carrier="the same {category}",
         cite="van den Oord et al. 2017, Neural Discrete Representation Learning, equation 1",
         summary="Nearest visual tokens; with a prompt they stand in the context as a reference picture.",
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from unified.files import write_files
 FOLDER = Path(__file__).parent / "bench"
 SIZE = 64
 PICTURES = 5
-PROMPTS_OF_A_KIND = 5
 #: Kind of request -> the attributes that it changes.
 KINDS = {
     "accessory": ("glasses",),
@@ -109,8 +107,7 @@ def build(folder: Path = FOLDER) -> None:
 def pictures_of_a_person(rng: random.Random) -> list[dict[str, str]]:
     """The varying attributes of five pictures: mouth, clothes, colours and background never the same twice.
 
-    Glasses are the person's own in the first three pictures and in most of the others, but never hide the
-    eyes in all.
+    Glasses are the person's own (or none) in the first three pictures and in most of the others.
     """
     columns = {name: rng.sample(ATTRIBUTES[name], PICTURES) for name in VARYING_SHOWN}
     own = rng.choice(["none", "none", "round glasses", "square glasses"])
@@ -125,45 +122,45 @@ def pictures_of_a_person(rng: random.Random) -> list[dict[str, str]]:
 
 
 def prompts_for(rows: list[dict[str, str]], rng: random.Random) -> list[Prompt]:
-    """25 requests, 5 of each kind, none for what most pictures of the person already show.
+    """25 requests, 5 of each kind, none for what is the person's own.
 
-    rows: the attributes of the person's pictures. A value is not asked for when the first picture shows it
-    or, for glasses and hair colour, when it is the person's own.
+    rows: the attributes of the person's pictures. Values that no picture shows are asked for first. A kind
+    with fewer values than prompts asks again in another sentence. Who is bald is asked for a hair style.
     """
     prompts = []
     for kind, attributes in KINDS.items():
-        wishes = [
-            (attribute, value)
-            for attribute in attributes
-            for value in ATTRIBUTES[attribute]
-            if _is_a_request(attribute, value, rows)
-        ]
-        if kind == "clothes":  # two types of clothes and three colours
-            types = [wish for wish in wishes if wish[0] == "clothes"]
-            colours = [wish for wish in wishes if wish[0] == "clothes_colour"]
-            chosen = rng.sample(types, 2) + rng.sample(colours, 3)
+        if kind == "clothes":  # two types and three colours
+            chosen = _wishes("clothes", rows, rng)[:2] + _wishes("clothes_colour", rows, rng)[:3]
+        elif kind == "hair" and rows[0]["hair"] == "bald":
+            chosen = _wishes("hair", rows, rng)
         else:
-            # Fewer values than prompts: every value once, then again in another sentence.
-            chosen = rng.sample(wishes, min(len(wishes), PROMPTS_OF_A_KIND))
-            while len(chosen) < PROMPTS_OF_A_KIND:
-                chosen.append(chosen[len(chosen) - len(wishes)])
-        for prefix, (attribute, value) in zip(PROMPT_PREFIXES, chosen, strict=True):
-            clause = _wording(attribute, value, rows[0], rng)
+            chosen = _wishes(attributes[0], rows, rng)
+        for number, prefix in enumerate(PROMPT_PREFIXES):
+            attribute, value = chosen[number % len(chosen)]
+            clause = _wording(attribute, value, rng)
             prompts.append(Prompt(sentence([clause], prefix, subject="{}"), attribute, value, kind))
     return prompts
 
 
-def _is_a_request(attribute: str, value: str, rows: list[dict[str, str]]) -> bool:
-    if value in {row[attribute] for row in rows}:
-        # Five pictures show five of seven mouths; to ask for one of them is still a request.
-        return attribute not in ("glasses", "hair_colour") and value != rows[0][attribute]
-    return not (attribute == "hair_colour" and value == "none") and not (
-        attribute == "glasses" and value == "none"
-    )
+def _wishes(attribute: str, rows: list[dict[str, str]], rng: random.Random) -> list[tuple[str, str]]:
+    """What can be asked for of an attribute, in random order, values that no picture shows first.
+
+    Glasses and hair are the person's own as the first picture shows them; no hair is no request.
+    """
+    shown = {row[attribute] for row in rows}
+    own = {rows[0][attribute]}
+    if attribute == "hair_colour":
+        own.add("none")
+    if attribute == "hair":
+        own |= {"bald", "balding", *HELD_OUT_HAIR}
+    values = [
+        value for value in rng.sample(ATTRIBUTES[attribute], len(ATTRIBUTES[attribute])) if value not in own
+    ]
+    return [(attribute, value) for value in sorted(values, key=shown.__contains__)]
 
 
-def _wording(attribute: str, value: str, row: Mapping[str, str], rng: random.Random) -> str:
-    # A hat of the same grammar as the captions; a colour is asked for with a garment half of the time.
+def _wording(attribute: str, value: str, rng: random.Random) -> str:
+    # A colour is asked for with a garment half of the time, as captions do.
     if attribute == "clothes_colour" and rng.random() < 0.5:
         return phrase("clothes", rng.choice(ATTRIBUTES["clothes"]), colour=value)
     return phrase(attribute, value)

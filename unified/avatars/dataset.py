@@ -140,7 +140,7 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 [N, H, W, 3] to a float tensor [N, 3, H, W] in 0..1."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
 
 
 Job = tuple[list[Person], int, str, int]

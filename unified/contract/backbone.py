@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from unified.contract.attempt import Attempt
 from unified.contract.concept import Concept
-from unified.contract.kinds import Evidence
+from unified.contract.kinds import Evidence, Kind
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.contract.reference import Reference
@@ -46,11 +46,13 @@ class Backbone(ABC):
 
     label: ClassVar[str]
     evidences: ClassVar[tuple[Evidence, ...]]  # the first one is the default
+    explains_with: ClassVar[frozenset[Kind]] = frozenset()  # one of these kinds must be bound to explain a picture
     default_recipe: ClassVar[str]
     sampling: Sampling
 
     def __init__(self, id: str, components: Mapping[str, nn.Module]) -> None:
         self.id = id
+        self.category = ""  # class word of what it draws, where it draws one thing only
         self.components = dict(components)
         for module in self.components.values():
             module.eval().requires_grad_(False)
@@ -123,7 +125,7 @@ class Backbone(ABC):
         images: paths, a folder, PIL, numpy or tensors; cut to a square and scaled to this backbone's size.
         recipe: a registered name (see `unified.recipes()`), or give `space` ("w > weights") and `method`.
         steps, lr: override the recipe's, one value for all stages or one per stage.
-        name: placeholder for prompts. category: class word, "person".
+        name: placeholder for prompts. category: class word, "person"; default: the backbone's own, if it has one.
         masks: [N,1,H,W] in 0..1, 1 on the concept. seed: same seed, same machine, same concept, bit for bit.
         checkpoints: folder to resume from, and to keep what was reached in.
         Raises UserError before any work for what cannot run.
@@ -156,7 +158,7 @@ class Backbone(ABC):
         if masks is not None and masks.shape[-2:] != pixels.shape[-2:]:
             masks = functional.interpolate(masks.float(), size=pixels.shape[-2:], mode="area")
         texts = None if captions is None else tuple(captions)
-        return Reference(pixels, masks, texts, category, name)
+        return Reference(pixels, masks, texts, category or self.category, name)
 
     def generate(
         self,

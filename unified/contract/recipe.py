@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unified.contract.backbone import Backbone, can
+from unified.contract.kinds import Kind
 from unified.contract.method import Method
 from unified.contract.registry import Registry
-from unified.contract.space import Space, parse_spaces
+from unified.contract.space import Space, parse_spaces, spaces
 from unified.errors import UserError
 
 
@@ -82,6 +83,7 @@ recipes: Registry[Recipe] = Registry("recipe")
 
 def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
     """Why these stages cannot run on this backbone class, or None. No weights are loaded."""
+    bound: set[Kind] = set()
     for stage in stages:
         resolved = stage.resolved()
         for space in resolved:
@@ -94,7 +96,23 @@ def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
         reason = stage.method.refuse(backbone, resolved)
         if reason is not None:
             return reason
+        bound |= {space.kind for space in resolved}
+        if backbone.explains_with and not bound & backbone.explains_with:
+            kinds = " or ".join(sorted(backbone.explains_with))
+            return (
+                f"without a code of kind {kinds} this backbone has nothing to explain the pictures with; fill such a"
+                f" space first, as in '{_example(backbone)} > {resolved[0].name}'"
+            )
     return None
+
+
+def _example(backbone: type[Backbone]) -> str:
+    """The first space of a kind that explains pictures on this backbone."""
+    return next(
+        name
+        for name, space in spaces
+        if space.kind in backbone.explains_with and all(can(backbone, p) for p in space.needs)
+    )
 
 
 _VERBS = {

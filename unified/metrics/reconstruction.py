@@ -28,9 +28,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity [N], at most 1 (Wang et al. 2004, equation 13).
 
     Gaussian window of 11 pixels and standard deviation 1.5, K1 = 0.01, K2 = 0.03, mean over channels and over
-    the positions at which the window lies inside the image, as in the paper's code; so H and W must be at least
-    11. (torchmetrics 1.9 also averages over mirrored borders, which differs in the third digit.) One scale: the
-    usual five of MS-SSIM do not fit into 64 pixels.
+    the positions at which the window lies inside the image, as in the paper's code; so H and W must be at
+    least 11. (torchmetrics 1.9 also averages over mirrored borders, which differs in the third digit.) One
+    scale: the usual five of MS-SSIM do not fit into 64 pixels.
     """
     _check(a, b)
     if min(a.shape[2:]) < 11:

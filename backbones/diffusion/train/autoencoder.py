@@ -53,7 +53,7 @@ class Recipe:
 
 
 def make_model(sizes: Sizes = Sizes()) -> AutoencoderKL:
-    """A randomly initialised AutoencoderKL that halves the resolution once per channel count but the first."""
+    """A randomly initialised AutoencoderKL that halves the resolution between channel counts."""
     levels = len(sizes.channels)
     return AutoencoderKL(
         in_channels=3,
@@ -132,7 +132,9 @@ def encode(model: AutoencoderKL, pictures: Pictures, *, batch: int = 64) -> Tens
     """Latents float [N,4,h,w] of all pictures: the posterior's means, not scaled."""
     device = next(model.parameters()).device
     parts = torch.arange(len(pictures)).split(batch)
-    return torch.cat([model.encode(pictures.tensor(part).to(device)).latent_dist.mean.cpu() for part in parts])
+    return torch.cat(
+        [model.encode(pictures.tensor(part).to(device)).latent_dist.mean.cpu() for part in parts]
+    )
 
 
 @torch.no_grad()
@@ -188,6 +190,7 @@ def train(
     )
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     side = sizes.picture // 2 ** (len(sizes.channels) - 1)
+    clock = common.Clock(settings, steps)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -196,13 +199,10 @@ def train(
         pixels = pictures.tensor(indices).to(accelerator.device)
         absolute, perceived, divergence = wrapped(pixels, noise.to(accelerator.device), distance)
         common.set_learning_rate(
-            optimizer,
-            common.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup, steps=steps),
+            optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup)
         )
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(
-            absolute + recipe.perceptual * perceived + recipe.divergence * divergence
-        )
+        accelerator.backward(absolute + recipe.perceptual * perceived + recipe.divergence * divergence)
         accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)

@@ -187,7 +187,9 @@ def evaluate(
             for at in range(0, len(captions), 128)
         ]
     )
-    ranks = torch.cat([_ranks(p, t) for p, t in zip(picture.split(gallery), text.split(gallery), strict=True)])
+    ranks = torch.cat(
+        [_ranks(p, t) for p, t in zip(picture.split(gallery), text.split(gallery), strict=True)]
+    )
     return {
         "zero_shot_accuracy": accuracy,
         "mean_accuracy": round(sum(accuracy.values()) / len(accuracy), 4),
@@ -223,6 +225,7 @@ def train(
     classes = [pictures.classes(name) for name in pictures.attributes]
     lengths = [tokenize(tokenizer, texts).shape[1] for _, texts in classes]
     prompts = [tokenize(tokenizer, texts, full=True)[:, : max(lengths)] for _, texts in classes]
+    clock = common.Clock(settings, steps)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -237,8 +240,7 @@ def train(
             [classes[column][0][indices].to(device) for column in columns],
         )
         common.set_learning_rate(
-            optimizer,
-            common.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup, steps=steps),
+            optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup)
         )
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(contrast + attribute)

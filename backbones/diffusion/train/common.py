@@ -8,6 +8,7 @@ import math
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unified.zoo.training import step_generator
+from unified.zoo.training import BuildSettings, step_generator
 
 Row = Mapping[str, str]
 Captioner = Callable[[Row, random.Random], str]
@@ -91,12 +92,35 @@ def draw(pictures: Pictures, batch: int, *, generator: torch.Generator) -> Tenso
     return torch.randint(len(pictures), (batch,), generator=generator)
 
 
-def learning_rate(step: int, *, peak: float, warmup: int, steps: int, floor: float = 0.01) -> float:
-    """Linear warm-up, then a cosine from `peak` down to `floor * peak` at `steps`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
+def cosine(share: float, *, floor: float = 0.01) -> float:
+    """Falls from 1 to `floor` as the share of the training that is done goes from 0 to 1."""
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+class Clock:
+    """How much of a training is done: steps taken, or minutes spent if those are limited and run out first.
+
+    So a training that is cut short by `settings.minutes` still ends with a small learning rate. Without that
+    limit the learning rate is a function of the step alone.
+    """
+
+    def __init__(self, settings: BuildSettings, steps: int) -> None:
+        self.minutes = settings.minutes
+        self.steps = steps
+        self.started: float | None = None
+
+    def share(self, step: int) -> float:
+        """0 at the beginning, 1 at the end."""
+        done = step / self.steps
+        if self.minutes is None:
+            return done
+        if self.started is None:
+            self.started = time.monotonic()
+        return max(done, (time.monotonic() - self.started) / (60 * self.minutes))
+
+    def learning_rate(self, step: int, *, peak: float, warmup: int) -> float:
+        """Linear warm-up over `warmup` steps under a cosine from `peak` to nearly zero."""
+        return peak * min(1.0, (step + 1) / warmup) * cosine(self.share(step))
 
 
 def set_learning_rate(optimizer: Any, value: float) -> None:

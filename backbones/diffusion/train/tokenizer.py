@@ -7,6 +7,7 @@ the byte alphabet is GPT-2's).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -51,7 +52,7 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     pieces = [[*word[:-1], word[-1] + END_OF_WORD] for word in words]
     merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in pieces for pair in itertools.pairwise(word))
         if not pairs:
             return merges
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))

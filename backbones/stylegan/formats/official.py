@@ -93,7 +93,9 @@ def _filled(network: Network, stored: StoredNetwork) -> Network:
         network.load_state_dict({name: tensor.float() for name, tensor in stored.tensors.items()})
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise UserError(f"The stored {stored.class_name} does not fit StyleGAN2: {' '.join(lines[1:3])[:400]}") from None
+        raise UserError(
+            f"The stored {stored.class_name} does not fit StyleGAN2: {' '.join(lines[1:3])[:400]}"
+        ) from None
     return network.eval().requires_grad_(False)
 
 
@@ -110,8 +112,12 @@ def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int) ->
         raise UnsafeFileError(f"The module {prefix!r} of the file is not a network. Download the file again.")
     for group in ("_parameters", "_buffers"):
         for name, tensor in (value.state.get(group) or {}).items():
-            if isinstance(tensor, Tensor) and name not in (value.state.get("_non_persistent_buffers_set") or ()):
-                tensors[prefix + str(name)] = tensor.detach() if tensor.dtype != torch.float16 else tensor.float()
+            if isinstance(tensor, Tensor) and name not in (
+                value.state.get("_non_persistent_buffers_set") or ()
+            ):
+                tensors[prefix + str(name)] = (
+                    tensor.detach() if tensor.dtype != torch.float16 else tensor.float()
+                )
     for name, child in (value.state.get("_modules") or {}).items():
         if child is not None:
             _collect(child, f"{prefix}{name}.", tensors, depth + 1)

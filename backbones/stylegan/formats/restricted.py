@@ -140,7 +140,9 @@ def _damaged(why: str) -> UnsafeFileError:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value)
+    return (
+        isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value)
+    )
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -225,6 +227,7 @@ def _common() -> dict[str, Any]:
         "dnnlib.util.EasyDict": dict,
         "collections.OrderedDict": collections.OrderedDict,
         "builtins.set": _Function("set", _set),
+        "__builtin__.set": _Function("set", _set),  # the same, as protocol 2 spells it
         "torch._utils._rebuild_tensor_v2": _Function("tensor", _tensor),
         "torch._utils._rebuild_tensor": _Function("tensor", _tensor),
         "torch._utils._rebuild_parameter": _Function("parameter", _parameter),
@@ -238,7 +241,7 @@ def _common() -> dict[str, Any]:
 class _Reader(pickle._Unpickler):
     """Only the opcodes that plain data needs, and only the given globals."""
 
-    dispatch = {
+    dispatch: dict[int, Any] = {  # type: ignore[misc,assignment]
         code: handler
         for code, handler in pickle._Unpickler.dispatch.items()
         if bytes([code])
@@ -337,7 +340,12 @@ class _Reader(pickle._Unpickler):
         if self.storages is None or not isinstance(pid, tuple) or len(pid) != 6 or pid[0] != "storage":
             raise _damaged("an object is stored outside the file")
         _, kind, key, _, _, view = pid
-        if not isinstance(kind, _Marker) or not isinstance(kind.value, torch.dtype) or type(key) is not str or view:
+        if (
+            not isinstance(kind, _Marker)
+            or not isinstance(kind.value, torch.dtype)
+            or type(key) is not str
+            or view
+        ):
             raise _damaged("a storage of an unknown type")
         return self.storages.setdefault(key, _Storage(kind.value))
 
@@ -366,7 +374,9 @@ def _read_storage(data: Any, depth: int) -> _Storage:
     if not isinstance(data, bytes) or depth > 1:
         raise _damaged("a storage is not stored as bytes")
     stream = io.BytesIO(data)
-    allowed: dict[str, Any] = {f"torch.{name}": _Marker(name, dtype) for name, dtype in _STORAGE_TYPES.items()}
+    allowed: dict[str, Any] = {
+        f"torch.{name}": _Marker(name, dtype) for name, dtype in _STORAGE_TYPES.items()
+    }
 
     def load() -> Any:
         reader = _Reader(stream, allowed, depth)

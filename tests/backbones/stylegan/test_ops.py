@@ -21,7 +21,9 @@ from backbones.stylegan.ops import (
 )
 
 
-def upfirdn_by_definition(x: Tensor, f: Tensor, up: int, down: int, padding: tuple[int, ...], flip: bool) -> Tensor:
+def upfirdn_by_definition(
+    x: Tensor, f: Tensor, up: int, down: int, padding: tuple[int, ...], flip: bool
+) -> Tensor:
     """The sum of the definition, sample by sample, for one channel [H, W]."""
     left, right, top, bottom = padding
     stuffed = torch.zeros(x.shape[0] * up, x.shape[1] * up, dtype=x.dtype)
@@ -144,7 +146,8 @@ def test_dense_modulated_convolution_equals_the_per_sample_formula(up, demodulat
 def test_modulated_convolution_second_derivatives(up):
     torch.manual_seed(1)
     x, weight, styles = (
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2))
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2))
     )
     f = make_filter().double()
 

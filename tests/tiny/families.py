@@ -1,0 +1,34 @@
+"""One tiny random backbone of every family, and what fits it, for tests of the laws that hold for all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+
+from tests.tiny import autoregressive, diffusion, gan
+from unified.contract.backbone import Backbone
+from unified.contract.reference import Reference
+
+FAMILIES: Mapping[str, Callable[..., Backbone]] = {
+    "stylegan": gan.stylegan,
+    "stable-diffusion": diffusion.stable_diffusion,
+    "flux": diffusion.flux,
+    "emu3": autoregressive.emu3,
+}
+
+
+@functools.cache
+def tiny(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    """The family's tiny backbone; shared between tests, which the laws allow: it is never written."""
+    return FAMILIES[family](dtype=dtype)
+
+
+def pictures(backbone: Backbone, count: int = 3, *, seed: int = 0) -> Reference:
+    """Smooth random pictures that the backbone takes."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    size = (backbone.resolution, backbone.resolution)
+    images = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    return Reference(images.to(backbone.dtype), category="a", name="<me>")
