@@ -8,30 +8,68 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from unified._shadow_check import check as _check_shadows
-from unified._torchvision_guard import guard as _guard_torchvision
+from unified._torchvision_guard import install as _install_torchvision_guard
+
+if TYPE_CHECKING:
+    from unified.api import families, matrix, models, recipes
+    from unified.comparison.compare import compare
+    from unified.comparison.report import Report
+    from unified.comparison.run import Run
+    from unified.contract.concept import Concept
+    from unified.contract.recipe import Recipe, Stage
+    from unified.contract.reference import Reference
+    from unified.contract.target import Target
+    from unified.errors import UserError
+    from unified.loading import load
 
 _check_shadows()
-_guard_torchvision()
+_install_torchvision_guard()
 
-from unified.api import families, matrix, models, recipes  # noqa: E402
-from unified.contract.concept import Concept  # noqa: E402
-from unified.contract.recipe import Recipe, Stage  # noqa: E402
-from unified.contract.reference import Reference  # noqa: E402
-from unified.contract.target import Target  # noqa: E402
-from unified.errors import UserError  # noqa: E402
-from unified.loading import load  # noqa: E402
+# Public name -> the module it lies in, imported at first use, so that the command line answers at once.
+_PUBLIC = {
+    "Concept": "unified.contract.concept",
+    "Recipe": "unified.contract.recipe",
+    "Reference": "unified.contract.reference",
+    "Report": "unified.comparison.report",
+    "Run": "unified.comparison.run",
+    "Stage": "unified.contract.recipe",
+    "Target": "unified.contract.target",
+    "UserError": "unified.errors",
+    "compare": "unified.comparison.compare",
+    "families": "unified.api",
+    "load": "unified.loading",
+    "matrix": "unified.api",
+    "models": "unified.api",
+    "recipes": "unified.api",
+}
 
 __all__ = [
     "Concept",
     "Recipe",
     "Reference",
+    "Report",
+    "Run",
     "Stage",
     "Target",
     "UserError",
+    "compare",
     "families",
     "load",
     "matrix",
     "models",
     "recipes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'unified' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -3,19 +3,41 @@
 A torchvision built for CUDA (what a plain installation brings) next to a CPU torch cannot load its binary
 operators, and then `import torchvision` fails with "operator torchvision::nms does not exist", and with it
 lpips, peft and CLIPModel. Only the two schemas that torchvision looks up at import are missing; they are
-declared here. Calling them still fails, as it must, but nothing here calls them.
+declared here, right before torchvision is looked for. Calling them still fails, as it must, but nothing here
+calls them.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Kept for the lifetime of the process: a Library withdraws its definitions when it is collected.
 _declared: list[torch.library.Library] = []
+
+
+class _BeforeTorchvision:
+    """Finds nothing: runs the guard when torchvision is looked for the first time."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        if name == "torchvision" and cls in sys.meta_path:
+            sys.meta_path.remove(cls)
+            guard()
+        return None
+
+
+def install() -> None:
+    """Let :func:`guard` run before torchvision is imported by anyone; imports nothing by itself."""
+    if "torchvision" not in sys.modules and _BeforeTorchvision not in sys.meta_path:
+        sys.meta_path.insert(0, _BeforeTorchvision)
 
 
 def guard() -> bool:
@@ -25,6 +47,8 @@ def guard() -> bool:
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         return False
+    import torch
+
     try:
         torch.ops.load_library(str(next(Path(found.origin).parent.glob("_C.*"))))
     except (OSError, RuntimeError, StopIteration):

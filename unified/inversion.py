@@ -96,7 +96,8 @@ def invert(backbone: Backbone, reference: Reference, recipe: Recipe, settings: I
         begin = time.monotonic()
         with PeakMemory() as memory:
             codes = stage.method.invert(job, spaces)
-        job.earlier = [*job.earlier, *codes]
+        # Plain layout: a convolution rounds differently on other strides, and a loaded concept has plain ones.
+        job.earlier = [*job.earlier, *(c.map(lambda t: t.detach().contiguous()) for c in codes)]
         log.append(
             {
                 "spaces": [{"name": s.name, **s.settings()} for s in spaces],

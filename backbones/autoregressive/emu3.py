@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backbones.autoregressive.image_tokenizer import ImageTokenizer
-from backbones.autoregressive.layout import PromptLayout, VisualVocabulary
-from backbones.autoregressive.prompt import PromptBatch, PromptBuilder, left_pad
+from backbones.autoregressive.checkpoint import Emu3Parts
+from backbones.autoregressive.prompt import PromptBatch, left_pad
 from backbones.autoregressive.sampling import SamplingSettings, picture_logits, sample_codes
 from unified.contract.attempt import Attempt
 from unified.contract.backbone import Backbone, Sampling, TextComponent, backbones
@@ -49,24 +47,15 @@ class Emu3(Backbone):
     default_recipe: ClassVar[str] = "two-stage"
     sampling: Emu3Sampling = Emu3Sampling()
 
-    def __init__(self, id: str, model: Any, tokenizer: Any, layout: PromptLayout) -> None:
-        super().__init__(id, {"model": model})
-        self.layout = layout
-        self.tokenizer = tokenizer
-        self.vocabulary = VisualVocabulary.of(model.config.vocabulary_map)
-        self.builder = PromptBuilder(tokenizer, self.vocabulary, layout)
+    def __init__(self, id: str, parts: Emu3Parts) -> None:
+        super().__init__(id, {"model": parts.model})
+        self.layout = parts.layout
+        self.builder = parts.prompts
+        self.tokenizer = parts.prompts.tokenizer
+        self.vocabulary = parts.vocabulary
         # Pictures are tokenised by the pristine model: no space changes its tokenizer.
-        self.images = ImageTokenizer(model.model.vqmodel, mean=layout.mean, std=layout.std)
-        self._length = int(model.config.text_config.max_position_embeddings)
-
-    @staticmethod
-    def from_folder(folder: Path, id: str) -> Emu3:
-        """From a transformers checkpoint folder with a tokenizer (and, for avatars/emu3, a layout.json)."""
-        from transformers import AutoTokenizer, Emu3ForConditionalGeneration
-
-        model = Emu3ForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return Emu3(id, model, tokenizer, PromptLayout.load(folder))
+        self.images = parts.images
+        self._length = int(parts.model.config.text_config.max_position_embeddings)
 
     @property
     def resolution(self) -> int:
@@ -137,7 +126,9 @@ class Emu3(Backbone):
             """The expected code vectors, decoded."""
             height, width = codes.shape[1:]
             vectors = logits.softmax(-1) @ self.images.codebook.to(logits.dtype)
-            return self.images.decode_embeddings(vectors.transpose(1, 2).reshape(len(codes), -1, height, width))
+            return self.images.decode_embeddings(
+                vectors.transpose(1, 2).reshape(len(codes), -1, height, width)
+            )
 
         return Attempt(error, reference, render)
 
@@ -153,7 +144,8 @@ class Emu3(Backbone):
             known = tokens.code.pictures or 1
             # Each picture gets other references first, so that several show more than one view of the concept.
             references = [
-                list(tokens.rows([(i + k) % known for k in range(min(settings.references, known))])) for i in range(count)
+                list(tokens.rows([(i + k) % known for k in range(min(settings.references, known))]))
+                for i in range(count)
             ]
         with torch.no_grad():
             prompts = self.prompts(view, [view.carry(target.prompt)] * count, references=references)

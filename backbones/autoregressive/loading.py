@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from backbones.autoregressive.checkpoint import load_emu3
 from backbones.autoregressive.emu3 import Emu3
 from unified.contract.backbone import Backbone
 from unified.loading import Loader, loaders
@@ -22,7 +23,7 @@ def _is_emu3(path: Path) -> bool:
 
 def load_folder(path: Path, id: str) -> Backbone:
     """A folder with the model and its tokenizer, as transformers writes it."""
-    return Emu3.from_folder(path, id)
+    return Emu3(id, load_emu3(path))
 
 
 loaders.register(

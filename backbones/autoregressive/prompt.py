@@ -61,7 +61,11 @@ class PromptBuilder:
         return [*self.opening(height, width), *slots.tolist(), *self.closing()]
 
     def prompt_ids(
-        self, text: str | Sequence[int], references: Sequence[Tensor] = (), *, size: tuple[int, int] | None = None
+        self,
+        text: str | Sequence[int],
+        references: Sequence[Tensor] = (),
+        *,
+        size: tuple[int, int] | None = None,
     ) -> list[int]:
         """Everything before the first visual token: references, text, opening of the new picture.
 

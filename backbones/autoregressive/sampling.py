@@ -40,9 +40,12 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UserError(
-                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p} were given; expected "
-                "temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
+                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p} were given; "
+                "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
             )
+
+
+DEFAULT_SAMPLING = SamplingSettings()
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -121,7 +124,7 @@ def sample_codes(
     slots: Tensor,
     vocabulary: VisualVocabulary,
     generators: Sequence[torch.Generator],
-    settings: SamplingSettings = SamplingSettings(),
+    settings: SamplingSettings = DEFAULT_SAMPLING,
     unconditional: PromptBatch | None = None,
     forced: Tensor | None = None,
     pad: int = 0,
@@ -180,8 +183,8 @@ def _check(
         raise UserError(f"{len(generators)} generators were given for {len(prompts)} prompts; give one each")
     if settings.guidance != 1 and (unconditional is None or len(unconditional) != len(prompts)):
         raise UserError(
-            f"guidance {settings.guidance} needs one unconditional prompt for each of the {len(prompts)} prompts; "
-            "give them, or set guidance to 1"
+            f"guidance {settings.guidance} needs one unconditional prompt for each of the {len(prompts)} "
+            "prompts; give them, or set guidance to 1"
         )
     if forced is not None and forced.shape != (len(prompts), count):
         raise UserError(f"forced codes have shape {tuple(forced.shape)}; expected {(len(prompts), count)}")

@@ -96,7 +96,7 @@ class StyleGAN(Backbone):
                 z = torch.randn(_STATISTICS_CHUNK, self.config.z_dim, generator=generator).to(self.dtype)
                 c = torch.zeros(len(z), self.config.c_dim, dtype=self.dtype) if self.config.c_dim else None
                 ws.append(self.generator.mapping.map_one(z, c))
-        w = torch.cat(ws)
+        w = torch.cat(ws).to(self.dtype)
         mean = w.mean(0)
         return mean, float((w - mean).square().sum(1).mean().sqrt())
 
@@ -161,7 +161,7 @@ class StyleGAN(Backbone):
             else:
                 rows = range(target.n or 1)
                 z = rng.child("z").normal(rows, (self.config.z_dim,), dtype=self.dtype)
-                images = self.render(view, self.mapping(z, truncation_psi=settings.truncation))
+                images = self.render(view, self.mapping(z, truncation_psi=settings.truncation).to(self.dtype))
             return images.clamp(0, 1)
 
 

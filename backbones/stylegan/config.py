@@ -38,8 +38,8 @@ class _Config:
         expected = sizes(self.resolution)
         if len(self.channels) != len(expected) or min(self.channels) < 1:
             raise UserError(
-                f"channels {self.channels}: resolution {self.resolution} needs {len(expected)} positive numbers, "
-                f"for the sizes {expected}."
+                f"channels {self.channels}: resolution {self.resolution} needs {len(expected)} positive "
+                f"numbers, for the sizes {expected}."
             )
 
     @property

@@ -1,4 +1,7 @@
-"""StyleGAN2 discriminator (Karras et al. 2020, figure 7; minibatch deviation: Karras et al. 2018, section 3)."""
+"""StyleGAN2 discriminator (Karras et al. 2020, figure 7).
+
+The minibatch deviation is of Karras et al. 2018, section 3.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, *, group_size: int | None, channels: int) -> Tensor:
-    """Append `channels` maps: the standard deviation over groups of pictures, averaged over features and space.
+    """Append `channels` maps: the standard deviation in groups of pictures, averaged over features and space.
 
     x [N, C, H, W] -> [N, C + channels, H, W]. Picture n is in group n mod (N / group size).
     """

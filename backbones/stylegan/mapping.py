@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class Mapping(nn.Module):
         if c_dim:
             self.embed = Dense(c_dim, embedded)
         widths = [z_dim + embedded] + [width or w_dim] * (layers - 1) + [w_dim]
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             self.add_module(f"fc{i}", Dense(before, after, act="lrelu", multiplier=multiplier))
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
@@ -56,8 +58,10 @@ class Mapping(nn.Module):
             parts.append(normalise(z.float()))
         if self.c_dim:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
-                raise UserError(f"This network is conditional: c has shape {None if c is None else tuple(c.shape)}; "
-                                f"expected [N, {self.c_dim}].")  # fmt: skip
+                raise UserError(
+                    f"This network is conditional: c has shape {None if c is None else tuple(c.shape)}; "
+                    f"expected [N, {self.c_dim}]."
+                )
             parts.append(normalise(self.embed(c.float())))
         x = torch.cat(parts, dim=1)
         for i in range(self.layers):

@@ -84,7 +84,7 @@ class ModulatedConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution without demodulation: x [N, in, H, W], w [N, w_dim] -> [N, channels, H, W]."""
+    """Modulated 1x1 convolution, not demodulated: x [N, in, H, W], w [N, w_dim] -> [N, channels, H, W]."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, w_dim: int, conv_clamp: float | None = None
@@ -239,7 +239,7 @@ class Synthesis(nn.Module):
             ws = ws[None]
         if ws.ndim != 3 or tuple(ws.shape[1:]) != expected:
             raise UserError(
-                f"Latent codes have shape {tuple(ws.shape)}; this generator expects [N, {expected[0]}, {expected[1]}] "
-                f"(or [{expected[0]}, {expected[1]}] for one picture)."
+                f"Latent codes have shape {tuple(ws.shape)}; this generator expects "
+                f"[N, {expected[0]}, {expected[1]}] (or [{expected[0]}, {expected[1]}] for one picture)."
             )
         return ws

@@ -29,6 +29,7 @@ from unified.zoo.training import BuildSettings, ExponentialAverage, step_generat
 DEFAULT_STEPS = 30_000
 DEFAULT_BATCH = 16
 CHANNELS = (128, 128, 96, 48, 24)
+DISCRIMINATOR_CHANNELS = (128, 128, 64, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Recipe:
     generator: GeneratorConfig = field(
         default_factory=lambda: GeneratorConfig(64, CHANNELS, w_dim=128, z_dim=128, mapping_layers=6)
     )
-    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(64, CHANNELS))
+    discriminator: DiscriminatorConfig = field(
+        default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS)
+    )
     batch: int = DEFAULT_BATCH
     learning_rate: float = 0.0025
     r1_gamma: float | None = None
@@ -290,6 +293,11 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _channels(config: GeneratorConfig | DiscriminatorConfig) -> str:
+    each = (f"{c} at {size}" for size, c in zip(config.sizes, config.channels, strict=True))
+    return "channels " + ", ".join(each)
+
+
 def _card(trainer: Trainer, settings: BuildSettings, *, steps: int, pictures: int, seconds: float) -> str:
     recipe = trainer.recipe
     size_g = sum(p.numel() for p in trainer.generator.parameters())
@@ -298,10 +306,8 @@ def _card(trainer: Trainer, settings: BuildSettings, *, steps: int, pictures: in
 
 StyleGAN2 (Karras et al. 2020) at {recipe.generator.resolution}x{recipe.generator.resolution}: generator \
 ({recipe.generator.architecture}, {size_g:,} parameters, w {recipe.generator.w_dim}, \
-{recipe.generator.mapping_layers} mapping layers) and discriminator ({recipe.discriminator.architecture}, \
-{size_d:,} parameters). Channels at {
-        ", ".join(f"{s}: {c}" for s, c in zip(recipe.generator.sizes, recipe.generator.channels, strict=True))
-    }.
+{recipe.generator.mapping_layers} mapping layers; {_channels(recipe.generator)}) and discriminator \
+({recipe.discriminator.architecture}, {size_d:,} parameters; {_channels(recipe.discriminator)}).
 
 Data: avatars, training split, {len(trainer.pictures.images):,} pictures, no augmentation.
 Training: {steps:,} steps of {recipe.batch} pictures ({pictures:,} in all), {seconds / 60:.0f} minutes, seed \

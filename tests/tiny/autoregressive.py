@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from transformers import Emu3VQVAE
 
@@ -11,10 +13,8 @@ from backbones.autoregressive.train.emu3 import Emu3Settings, new_model
 from backbones.autoregressive.train.tokenizer import TokenizerSettings, vq_config
 
 TINY_TOKENIZER = TokenizerSettings(codes=16, dimension=4, multiplier=(1, 1, 1), blocks=1)
-TINY_EMU3 = Emu3Settings(hidden=32, layers=2, heads=2, intermediate=48, longest=256, steps=4, batch=4, warmup=2)
-TINY_LAYOUT = PromptLayout(
-    **{**{k: getattr(AVATARS_LAYOUT, k) for k in AVATARS_LAYOUT.__dataclass_fields__}, "height": 4, "width": 4}
-)
+TINY_EMU3 = Emu3Settings(hidden=32, layers=2, heads=2, intermediate=48, steps=4, batch=4, warmup=2)
+TINY_LAYOUT = replace(AVATARS_LAYOUT, height=4, width=4)
 #: The layout of the released checkpoints (rows closed, sizes written) at this size.
 TINY_RELEASED_LAYOUT = PromptLayout(height=4, width=4)
 

@@ -7,15 +7,23 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from backbones.autoregressive.emu3 import Emu3
 from tests.tiny import autoregressive, diffusion, gan
 from unified.contract.backbone import Backbone
 from unified.contract.reference import Reference
+
+
+def emu3(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Emu3:
+    parts = autoregressive.tiny_emu3(seed=seed)
+    parts.model.to(dtype)
+    return Emu3("tiny/emu3", parts)
+
 
 FAMILIES: Mapping[str, Callable[..., Backbone]] = {
     "stylegan": gan.stylegan,
     "stable-diffusion": diffusion.stable_diffusion,
     "flux": diffusion.flux,
-    "emu3": autoregressive.emu3,
+    "emu3": emu3,
 }
 
 

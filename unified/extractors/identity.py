@@ -48,7 +48,7 @@ from unified.zoo.training import BuildSettings, step_generator, train_loop
 
 KIND = "avatars identity embedding"
 COMMAND = "unified zoo build avatars/identity"
-STEPS, LEARNING_RATE, TEMPERATURE = 1200, 3e-3, 0.1
+STEPS, LEARNING_RATE, TEMPERATURE = 550, 3e-3, 0.1
 #: People in a batch come in groups of GROUP alike; PICTURES of each.
 BATCH, GROUP, PICTURES = 144, 3, 3
 COLUMNS = [list(ATTRIBUTES).index(name) for name in PERSON_ATTRIBUTES]

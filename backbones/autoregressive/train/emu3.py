@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy
@@ -23,7 +23,7 @@ from backbones.autoregressive.checkpoint import Emu3Parts, assemble, save_emu3
 from backbones.autoregressive.image_tokenizer import ImageTokenizer
 from backbones.autoregressive.layout import AVATARS_LAYOUT, PromptLayout
 from backbones.autoregressive.prompt import left_pad
-from backbones.autoregressive.sampling import SamplingSettings, generators, sample_codes
+from backbones.autoregressive.sampling import DEFAULT_SAMPLING, SamplingSettings, generators, sample_codes
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
 from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
@@ -39,40 +39,43 @@ from unified.avatars.dataset import AvatarSet
 from unified.errors import UserError
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
-TOKENIZER_FOLDER = "emu3-tokenizer"
+TOKENIZER_FOLDERS = ("emu3-tokenizer", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Emu3Settings:
     """Sizes and training settings of the language model."""
 
-    hidden: int = 256
+    hidden: int = 192
     layers: int = 6
-    heads: int = 4
-    intermediate: int = 704
+    heads: int = 3
+    intermediate: int = 512
     longest: int = 1024
-    steps: int = 5000
-    batch: int = 32
+    steps: int = 3000
+    batch: int = 16
     learning_rate: float = 1.5e-3
     warmup: int = 200
     weight_decay: float = 0.05
     half_life: float = 200.0
-    sequences: SequenceSettings = SequenceSettings()
+    sequences: SequenceSettings = field(default_factory=SequenceSettings)
 
 
 def build(settings: BuildSettings) -> None:
     """Train on the avatars, resume if interrupted, and export to `settings.out`.
 
-    The image tokenizer must lie beside `settings.out`, in a folder named emu3-tokenizer.
+    The trained image tokenizer must lie beside `settings.out`, in one of TOKENIZER_FOLDERS.
     """
-    folder = settings.out.parent / TOKENIZER_FOLDER
-    if not (folder / "model.safetensors").is_file():
+    folders = [settings.out.parent / name for name in TOKENIZER_FOLDERS]
+    folder = next((f for f in folders if (f / "model.safetensors").is_file()), None)
+    if folder is None:
         raise UserError(
-            f"avatars/emu3 needs its image tokenizer in {folder}, which has none; "
+            f"avatars/emu3 needs its trained image tokenizer in {folders[0]}, which has none; "
             "build avatars/emu3-tokenizer there first"
         )
     vq = Emu3VQVAE.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
-    train_emu3(settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation"))
+    train_emu3(
+        settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation")
+    )
 
 
 def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Emu3Parts:
@@ -108,8 +111,10 @@ def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Em
 
 
 @torch.no_grad()
-def codes_of(tokenizer: ImageTokenizer, images: numpy.ndarray, cache: Path | None, *, batch: int = 64) -> Tensor:
-    """Codes int64 [N,h,w] of images uint8 [N,H,W,3]; kept in the folder `cache` under the tokenizer's hash."""
+def codes_of(
+    tokenizer: ImageTokenizer, images: numpy.ndarray, cache: Path | None, *, batch: int = 64
+) -> Tensor:
+    """Codes int64 [N,h,w] of images uint8 [N,H,W,3]; kept in the folder `cache` by the tokenizer's hash."""
     digest = hashlib.sha256()
     for value in tokenizer.state_dict().values():
         digest.update(value.detach().cpu().numpy().tobytes())
@@ -135,7 +140,8 @@ def codes_of(tokenizer: ImageTokenizer, images: numpy.ndarray, cache: Path | Non
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay on matrices alone, not on norms and embeddings."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, value in module.named_parameters():
         if value.requires_grad:
             (matrices if value.ndim == 2 and "embed" not in name else others).append(value)
@@ -210,7 +216,13 @@ def train_emu3(
 
 @torch.no_grad()
 def held_out_loss(
-    parts: Emu3Parts, data: AvatarSet, codes: Tensor, *, references: int, strangers: bool = False, count: int = 128
+    parts: Emu3Parts,
+    data: AvatarSet,
+    codes: Tensor,
+    *,
+    references: int,
+    strangers: bool = False,
+    count: int = 128,
 ) -> float:
     """Nats a token on held-out pictures; `strangers` puts pictures of someone else in context."""
     share = {0: (0.0, 0.0), 1: (1.0, 0.0), 2: (0.0, 1.0)}[references]
@@ -237,7 +249,7 @@ def sample_pictures(
     examples: list[Example],
     codes: Callable[[int], Tensor],
     *,
-    settings: SamplingSettings = SamplingSettings(),
+    settings: SamplingSettings = DEFAULT_SAMPLING,
     seed: int = 0,
 ) -> Tensor:
     """Pictures [B,3,H,W] in 0..1 of the texts and references of `examples`; the targets are not looked at."""
@@ -290,7 +302,9 @@ def export(
     scores = {
         "nats a token, text": held_out_loss(parts, few, codes, references=0),
         "nats a token, one reference": held_out_loss(parts, few, codes, references=1),
-        "nats a token, reference of someone else": held_out_loss(parts, few, codes, references=1, strangers=True),
+        "nats a token, reference of someone else": held_out_loss(
+            parts, few, codes, references=1, strangers=True
+        ),
     }
     people = by_person(numpy.asarray(few.person))
     name = parts.layout.reference_name
@@ -310,14 +324,18 @@ def export(
     save_grid(sample_pictures(parts, plain, codes.__getitem__), out / "samples.png", columns=8)
     sampled = sample_pictures(parts, single, codes.__getitem__)
     shown = dataset.to_tensor(few.images).to(sampled.device)
-    threes = [torch.stack([shown[e.references[0]], shown[e.target], s]) for e, s in zip(single, sampled, strict=True)]
+    threes = [
+        torch.stack([shown[e.references[0]], shown[e.target], s])
+        for e, s in zip(single, sampled, strict=True)
+    ]
     save_grid(torch.cat(threes), out / "references.png", columns=12)
     texts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(plain))
     prompts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(single))
     write_card(
         out / "card.md",
         title="avatars/emu3",
-        text=f"{CARD_TEXT}\n\nTexts of samples.png, row by row:\n\n{texts}\n\nof references.png:\n\n{prompts}",
+        text=f"{CARD_TEXT}\n\nTexts of samples.png, row by row:\n\n{texts}\n\n"
+        f"Texts of references.png:\n\n{prompts}",
         facts={
             "parameters": sum(p.numel() for p in parts.model.parameters()),
             "hidden, layers, heads": f"{settings.hidden}, {settings.layers}, {settings.heads}",

@@ -26,7 +26,8 @@ IGNORED = -100  # the label that transformers' loss leaves out
 class Pictures(Protocol):
     """What is needed of an AvatarSet."""
 
-    person: numpy.ndarray
+    @property
+    def person(self) -> numpy.ndarray: ...
 
     def __len__(self) -> int: ...
 
@@ -42,7 +43,7 @@ class SequenceSettings:
     """
 
     one_reference: float = 0.2
-    two_references: float = 0.1
+    two_references: float = 0.05
     no_text: float = 0.1
     keep_same: float = 0.5
     keep_person: float = 0.15

@@ -254,7 +254,7 @@ def train(
         step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator
     )
     if accelerator.is_main_process:
-        final = average.module.cpu()
+        final: Any = average.module.cpu()
         scores = evaluate(final, tokenizer, validation)
         scores |= {"steps": reached, "batch": batch, "training_seconds": round(seconds)}
         export(final, tokenizer, scores, settings=settings, sizes=sizes)

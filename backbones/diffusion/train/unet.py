@@ -229,7 +229,7 @@ def train(
         step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator
     )
     if accelerator.is_main_process:
-        final = average.module.cpu().eval()
+        final: Any = average.module.cpu().eval()
         pipeline = make_pipeline(final.unet, final.text_encoder, tokenizer=tokenizer, autoencoder=decoder)
         scores = evaluate(pipeline, contrastive, pictures, validation)
         scores |= {"steps": reached, "batch": batch, "training_seconds": round(seconds)}

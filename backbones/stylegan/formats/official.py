@@ -39,8 +39,10 @@ def read_official(path: str | Path) -> dict[str, StoredNetwork]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Check the path.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a dict with G_ema, as the official "
-                        "StyleGAN2 training writes it.")  # fmt: skip
+        raise UserError(
+            f"{path} holds a {type(content).__name__}; expected a dict with G_ema, as the official StyleGAN2 "
+            "training writes it."
+        )
     return {key: _network(value) for key, value in content.items() if isinstance(value, Stub)}
 
 

@@ -238,16 +238,21 @@ def _common() -> dict[str, Any]:
     }
 
 
+_REFUSED_OPCODES = (
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX),
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
+
+
 class _Reader(pickle._Unpickler):
     """Only the opcodes that plain data needs, and only the given globals."""
 
     dispatch: dict[int, Any] = {  # type: ignore[misc,assignment]
         code: handler
         for code, handler in pickle._Unpickler.dispatch.items()
-        if bytes([code])
-        not in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEWOBJ_EX, pickle.FROZENSET,
-                pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.BYTEARRAY8)
-    }  # fmt: skip
+        if bytes([code]) not in _REFUSED_OPCODES
+    }
     stack: list[Any]
 
     def __init__(self, file: BinaryIO, allowed: dict[str, Any], depth: int = 0) -> None:
@@ -264,8 +269,8 @@ class _Reader(pickle._Unpickler):
             return self.allowed[full]
         except KeyError:
             raise UnsafeFileError(
-                f"The file asks for {full[:200]!r}, which is not part of a StyleGAN checkpoint and was not loaded. "
-                "If you do not trust its source, delete it.",
+                f"The file asks for {full[:200]!r}, which is not part of a StyleGAN checkpoint and was not "
+                "loaded. If you do not trust its source, delete it.",
                 global_name=full,
             ) from None
 

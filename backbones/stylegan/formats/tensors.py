@@ -1,4 +1,4 @@
-"""Our own format: one safetensors file with the networks' tensors by official name and their configurations."""
+"""Our own format: one safetensors file with tensors by official name and the configurations."""
 
 from __future__ import annotations
 

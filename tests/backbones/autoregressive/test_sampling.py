@@ -11,6 +11,7 @@ from backbones.autoregressive.checkpoint import Emu3Parts
 from backbones.autoregressive.prompt import PromptBatch, left_pad, left_pad_embeddings
 from backbones.autoregressive.sampling import (
     SamplingSettings,
+    _Stepper,
     draw,
     generators,
     guide,
@@ -38,7 +39,9 @@ def prompts_of(parts: Emu3Parts, texts: list[str]) -> PromptBatch:
     return left_pad([parts.prompts.prompt_ids(text) for text in texts], parts.prompts.pad)
 
 
-def sample(parts: Emu3Parts, texts: list[str], seeds: list[int], settings: SamplingSettings, **more) -> Tensor:  # type: ignore[no-untyped-def]
+def sample(
+    parts: Emu3Parts, texts: list[str], seeds: list[int], settings: SamplingSettings, **more
+) -> Tensor:  # type: ignore[no-untyped-def]
     return sample_codes(
         parts.model,
         prompts_of(parts, texts),
@@ -95,7 +98,11 @@ def test_batched_guidance_equals_two_passes(parts: Emu3Parts, cache: str) -> Non
     for row, text in enumerate(TEXTS):
         logits = [
             picture_logits(
-                parts.model, prompts_of(parts, [t]), found[row : row + 1], slots=slots, vocabulary=parts.vocabulary
+                parts.model,
+                prompts_of(parts, [t]),
+                found[row : row + 1],
+                slots=slots,
+                vocabulary=parts.vocabulary,
             )
             for t in (text, "")
         ]
@@ -112,8 +119,6 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(parts: Emu3Parts) ->
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_cached_logits_equal_uncached_ones(released: Emu3Parts, cache: str) -> None:
-    from backbones.autoregressive.sampling import _Stepper
-
     batch = prompts_of(released, TEXTS)
     table = released.model.get_input_embeddings()
     more = torch.randint(0, 16, (5, len(TEXTS), 1))
@@ -198,8 +203,10 @@ def test_draws_follow_the_distribution() -> None:
     assert torch.allclose(torch.bincount(drawn) / 40_000, weights, atol=0.01)
     hot = draw(weights.log().expand(40_000, 3), uniform, SamplingSettings(temperature=0.5))
     assert torch.allclose(torch.bincount(hot) / 40_000, weights**2 / (weights**2).sum(), atol=0.01)
-    edges = draw(torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4), torch.tensor([0.0, 1.0]),
-                 SamplingSettings())  # fmt: skip
+    # The ends of what torch.rand can give never draw an excluded token.
+    ends = torch.tensor([0.0, 1 - 2**-24])
+    excluded = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4)
+    edges = draw(excluded, ends, SamplingSettings())
     assert edges.tolist() == [1, 2]
 
 

@@ -25,7 +25,6 @@ def upfirdn_by_definition(
     x: Tensor, f: Tensor, up: int, down: int, padding: tuple[int, ...], flip: bool
 ) -> Tensor:
     """The sum of the definition, sample by sample, for one channel [H, W]."""
-    left, right, top, bottom = padding
     stuffed = torch.zeros(x.shape[0] * up, x.shape[1] * up, dtype=x.dtype)
     stuffed[::up, ::up] = x
     stuffed = F.pad(stuffed, padding)

@@ -22,7 +22,7 @@ def test_thirty_people_with_five_pictures(people: list[benchmark.Person]) -> Non
     assert [person.name for person in people] == [f"person-{number:02d}" for number in range(1, 31)]
     for person in people:
         assert person.images.shape == (5, 3, 64, 64) and person.images.dtype == torch.float32
-        assert 0 <= person.images.min() and 0.5 < person.images.max() <= 1
+        assert person.images.min() >= 0 and 0.5 < person.images.max() <= 1
         assert person.masks.shape == (5, 64, 64) and person.masks.dtype == torch.bool
         assert len(person.attributes) == len(person.captions) == 5
     assert [person.out_of_domain for person in people] == [False] * 25 + [True] * 5
@@ -44,7 +44,7 @@ def test_pictures_of_a_person_differ_in_all_that_is_asked_for(people: list[bench
 
 def test_masks_are_the_persons_and_stay_alike(people: list[benchmark.Person]) -> None:
     for person in people:
-        assert all(0.25 < float(mask.float().mean()) < 0.85 for mask in person.masks)
+        assert all(0.25 < float(mask.float().mean()) < 0.9 for mask in person.masks)
         union, common = person.masks.any(dim=0).sum(), person.masks.all(dim=0).sum()
         assert common / union > 0.85  # only clothes move the outline
         # Where no one is in any corner, the corner shows the colour of the background alone.

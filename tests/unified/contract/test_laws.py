@@ -224,7 +224,8 @@ def test_a_pictures_code_does_not_depend_on_its_company(case: str) -> None:
     together = invert(backbone, three, recipe, InvertSettings())
     first = invert(backbone, type(three)(three.images[:1], category="a"), recipe, InvertSettings())
     for one, many in zip(tensors_of(first), tensors_of(together), strict=True):
-        assert torch.allclose(one, many[:1], atol=1e-5), (one - many[:1]).abs().max()
+        # Rounding differs between batch sizes, and a random UNet's inversion amplifies it.
+        assert torch.allclose(one, many[:1], atol=1e-4), (one - many[:1]).abs().max()
 
 
 @FAMILY
@@ -263,13 +264,14 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
         for k in leaves.tensors
         if leaves.tensors[k].grad is not None
     )
-    step = 1e-6
+    # Rotary positions and norms of the transformers compute in fp32 whatever the weights: a wider step for them.
+    step, tolerance = (1e-3, 1e-2) if family in ("flux", "emu3") else (1e-6, 1e-4)
     with torch.no_grad():
         ahead = loss({k: v.detach() + step * direction.tensors[k] for k, v in leaves.tensors.items()})
         behind = loss({k: v.detach() - step * direction.tensors[k] for k, v in leaves.tensors.items()})
     measured = float(ahead - behind) / (2 * step)
     assert slope != 0
-    assert measured == pytest.approx(slope, rel=1e-4)
+    assert measured == pytest.approx(slope, rel=tolerance)
 
 
 @EACH

@@ -48,7 +48,7 @@ def test_contrastive_loss_is_the_equation() -> None:
     assert len(per_anchor) == 5
     vectors.requires_grad_()
     loss = contrastive_loss(vectors, torch.tensor(person), temperature=t)
-    assert math.isclose(float(loss), expected, rel_tol=1e-9)
+    assert math.isclose(loss.item(), expected, rel_tol=1e-9)
     assert torch.autograd.gradcheck(
         lambda x: contrastive_loss(x, torch.tensor(person), temperature=t), vectors
     )

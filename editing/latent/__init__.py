@@ -1,0 +1,1 @@
+"""Directions in latent spaces and how they are found."""

@@ -1,0 +1,1 @@
+import unified  # noqa: F401  (repairs a broken torchvision before diffusers or transformers import it)

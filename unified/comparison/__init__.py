@@ -1,0 +1,1 @@
+"""Several recipes on the same pictures: `unified.compare` and its report."""
