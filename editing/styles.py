@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +15,6 @@ from unified.contract.kinds import Kind
 from unified.contract.random import Random
 from unified.contract.space import space_of, spaces
 from unified.contract.target import Target
-from unified.contract.view import View
 from unified.errors import UserError
 from unified.sampling import override
 
@@ -62,8 +60,8 @@ def style_codes(concept: Concept) -> list[int]:
     for i in found:
         if "w" not in concept.codes[i].tensors:
             raise UserError(
-                f"The concept {concept.name} was inverted in the space {concept.codes[i].space!r}, which holds no w"
-                " vectors; edits move those. Invert it with space='w' or 'w+'."
+                f"The concept {concept.name} was inverted in the space {concept.codes[i].space!r}, which"
+                " holds no w vectors; edits move those. Invert it with space='w' or 'w+'."
             )
     return found
 
@@ -79,8 +77,7 @@ def moved(code: Code, shift: Tensor, *, weight: float = 1.0) -> Code:
     weight: that the concept is bound with; binding draws w towards the mean by it, which the shift is spared.
     A w code stays one if the shift is the same for all layers, else it becomes a w+ code.
     """
-    if weight == 0.0:
-        raise UserError("A concept bound with weight 0 has no effect, so there is nothing to edit: raise the weight.")
+    _check_weight(weight)
     w = code.tensors["w"]
     shift = (shift / weight).to(w.dtype)
     if w.ndim == 2 and bool((shift == shift[0]).all()):
@@ -96,8 +93,7 @@ def with_styles(concept: Concept, styles: Tensor, mean: Tensor) -> Concept:
     mean: mean w [width], which a weight other than 1 draws towards.
     """
     places = style_codes(concept)
-    if concept.weight == 0.0:
-        raise UserError("A concept bound with weight 0 has no effect, so there is nothing to edit: raise the weight.")
+    _check_weight(concept.weight)
     if concept.weight != 1.0:
         styles = mean + (styles - mean) / concept.weight
     codes = list(concept.codes)
@@ -106,23 +102,25 @@ def with_styles(concept: Concept, styles: Tensor, mean: Tensor) -> Concept:
     return concept.with_codes(codes)
 
 
-def has_styles(concepts: Sequence[Concept]) -> bool:
-    return any(style_codes(concept) for concept in concepts)
+def _check_weight(weight: float) -> None:
+    if weight == 0.0:
+        raise UserError(
+            "A concept bound with weight 0 has no effect, so there is nothing to edit: raise the weight."
+        )
 
 
 def sampled_concept(backbone: Backbone, target: Target, *, rng: Random) -> Concept:
-    """A concept that stands for the target's random samples: the styles that the backbone would draw itself."""
-    truncation = override(backbone.sampling, target.sampling)
-    psi = float(getattr(truncation, "truncation", 1.0))
-    styles = sample_styles(backbone, range(target.n or 1), truncation=psi, rng=rng)
+    """A concept that stands for the target's random samples, the styles that the backbone would draw."""
+    settings = override(backbone.sampling, target.sampling)
+    truncation = float(getattr(settings, "truncation", 1.0))
+    styles = sample_styles(backbone, range(target.n or 1), truncation=truncation, rng=rng)
     return Concept(codes=[style_code(styles)], name=SAMPLED)
 
 
-def open_with_styles(
+def with_samples(
     backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random
-) -> tuple[list[Concept], AbstractContextManager[View]]:
-    """The concepts, with random styles added if none of them brings any, and the view they are bound to."""
-    everything = list(concepts)
-    if not has_styles(everything):
-        everything.append(sampled_concept(backbone, target, rng=rng))
-    return everything, backbone.bound(*everything)
+) -> list[Concept]:
+    """The concepts, and one for the target's random samples if none of them brings styles."""
+    if any(style_codes(concept) for concept in concepts):
+        return list(concepts)
+    return [*concepts, sampled_concept(backbone, target, rng=rng)]

@@ -41,7 +41,7 @@ def assemble(
 
 
 def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
-    """Read a local folder in transformers' format, with a `layout.json` if its layout is not the released one.
+    """Read a local folder in transformers' format; `layout.json` in it if its layout is not the released one.
 
     Raises UserError when the folder is not such a checkpoint. Runs no code from the folder.
     """

@@ -92,8 +92,11 @@ class ImageTokenizer(nn.Module):
             )
         return self.decode_embeddings(self.lookup(codes)).clamp(0, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction [N,3,H,W], latents [N,D,h,w] and codes [N,h,w] of images in 0..1."""
+    def forward(self, images: Tensor, *, quantized: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction [N,3,H,W], latents [N,D,h,w] and codes [N,h,w] of images in 0..1.
+
+        quantized: decode the code vectors; otherwise the latents as they are (an autoencoder).
+        """
         latents = self.latents(images)
         vectors, codes = self.quantize(latents)
-        return self.decode_embeddings(vectors), latents, codes
+        return self.decode_embeddings(vectors if quantized else latents), latents, codes

@@ -10,6 +10,7 @@ import io
 import json
 import random
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def load(folder: Path = FOLDER) -> list[Person]:
 
 def build(folder: Path = FOLDER) -> None:
     """Draw the benchmark into `folder`; always the same. Needs the drawing packages (extra "zoo")."""
-    files: dict[str | Path, bytes] = {}
+    files: dict[str | PathLike[str], bytes] = {}
     entries = []
     for number, person in enumerate(parts.benchmark_people(), 1):
         rng = random.Random(f"avatars benchmark v1 {number}")

@@ -41,7 +41,7 @@ def render_with_mask(
     """
     _check(attributes)
     svg = avatar_svg(attributes, shade).replace(CANVAS, _crop(size), 1)
-    _, rasteriser = _packages()
+    _, rasteriser = drawing_packages()
     png = bytes(rasteriser.svg_to_bytes(svg_string=svg, skip_system_fonts=True))
     rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
     alpha = rgba[..., 3:].astype(np.float32) / 255
@@ -52,7 +52,7 @@ def render_with_mask(
 
 def avatar_svg(attributes: Mapping[str, str], shade: Shade) -> str:
     """The drawing on a transparent ground, as SVG text of the full canvas."""
-    drawings, _ = _packages()
+    drawings, _ = drawing_packages()
     hair_colour = shaded(vocabulary.HAIR_COLOURS[attributes["hair_colour"]], shade.values()[3:])
     clothes_colour = vocabulary.CLOTHES_COLOURS[attributes["clothes_colour"]]
     blazer = attributes["clothes"] == "blazer"
@@ -112,7 +112,8 @@ def _member(enumeration: Any, name: str) -> Any:
     return enumeration.__members__[name]
 
 
-def _packages() -> tuple[ModuleType, ModuleType]:
+def drawing_packages() -> tuple[ModuleType, ModuleType]:
+    """python_avatars and resvg_py; UserError that names the extra when one is not installed."""
     try:
         import python_avatars
         import resvg_py

@@ -30,7 +30,7 @@ from unified.avatars.attributes import (
 from unified.avatars.dataset import AvatarSet, to_tensor
 from unified.avatars.dataset import load as load_avatars
 from unified.avatars.people import benchmark_people
-from unified.avatars.render import render
+from unified.avatars.render import drawing_packages, render
 from unified.extractors.attributes import schedule
 from unified.extractors.augment import augment
 from unified.extractors.network import (
@@ -165,6 +165,7 @@ class Alike:
 
 def build(settings: BuildSettings) -> None:
     """Train on the avatars and export weights, configuration and card with the verification scores."""
+    drawing_packages()  # measuring draws doubles: better to fail now than after the training
     torch.manual_seed(settings.seed)
     train, validation = load_avatars("train"), load_avatars("validation")
     pictures_of = int((train.person == train.person[0]).sum())

@@ -21,7 +21,7 @@ class CodebookAverage:
     dead: a code whose running count falls below this is restarted. A restart draws a latent of the batch.
     """
 
-    def __init__(self, codebook: Tensor, *, decay: float = 0.99, dead: float = 0.05) -> None:
+    def __init__(self, codebook: Tensor, *, decay: float = 0.95, dead: float = 0.05) -> None:
         self.codebook = codebook
         self.decay = decay
         self.dead = dead

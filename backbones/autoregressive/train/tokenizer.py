@@ -3,7 +3,9 @@
     loss = |x - y| + lpips * LPIPS(x, y) + commitment * |z - sg(e)|^2
 
 with the straight-through estimator (van den Oord et al. 2017, equation 3) and the codebook kept as an
-exponential average, with restarts (see `codebook.py`). `Emu3VQVAE` stays in eval mode: its batch norms are
+exponential average, with restarts (see `codebook.py`). The first steps train an autoencoder without
+quantisation, whose latents then start the codebook: while the encoder still moves fast, codes would be left
+behind and collapse. `Emu3VQVAE` stays in eval mode: its batch norms are
 then fixed affine maps, as in the released model, and a picture's codes do not depend on its batch.
 """
 
@@ -37,12 +39,13 @@ class TokenizerSettings:
     channels: int = 32
     multiplier: tuple[int, ...] = (1, 1, 2, 4)
     blocks: int = 1
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 50
     lpips: float = 1.0
     commitment: float = 0.25
+    continuous: int = 150  # steps without quantisation
 
 
 def vq_config(settings: TokenizerSettings) -> Emu3VQVAEConfig:
@@ -106,15 +109,16 @@ def train_tokenizer(
             images, seed=build_settings.seed, step=step, batch=batch, process=accelerator.process_index
         ).to(accelerator.device)
         shared = step_generator(build_settings.seed, step, stream=-1)
-        if step == 0:
+        quantized = step >= settings.continuous
+        if step == settings.continuous:
             with torch.no_grad():
                 average.start(accelerator.gather(channels_last(tokenizer.latents(pictures))), shared)
         rate = warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
         set_learning_rate(prepared, rate)
-        rebuilt, latents, codes = wrapped(pictures)
+        rebuilt, latents, codes = wrapped(pictures, quantized=quantized)
         pixel = (rebuilt - pictures).abs().mean()
         commitment = (latents - tokenizer.lookup(codes)).square().mean()
-        loss = pixel + settings.commitment * commitment
+        loss = pixel + settings.commitment * commitment if quantized else pixel
         distance = torch.zeros(())
         if perceptual is not None:
             distance = perceptual(rebuilt, pictures).mean()
@@ -123,7 +127,9 @@ def train_tokenizer(
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained, 1.0)
         prepared.step()
-        restarted = average.update(channels_last(latents), codes.flatten(), shared, accelerator)
+        restarted = 0
+        if quantized:
+            restarted = average.update(channels_last(latents), codes.flatten(), shared, accelerator)
         return {
             "pixel": pixel.item(),
             "lpips": distance.item(),

@@ -14,7 +14,7 @@ from backbones.autoregressive.train.codebook import CodebookAverage
 from backbones.autoregressive.train.tokenizer import TokenizerSettings, train_tokenizer
 from unified.zoo.training import BuildSettings
 
-SMALL = TokenizerSettings(codes=16, dimension=4, multiplier=(1, 1), warmup=2, lpips=0.0)
+SMALL = TokenizerSettings(codes=16, dimension=4, multiplier=(1, 1), warmup=2, lpips=0.0, continuous=2)
 
 
 @pytest.fixture(scope="module")
