@@ -60,7 +60,7 @@ class Descent:
     (W+); False: one shift for all layers. batch: pictures at a time.
     """
 
-    steps: int = 60
+    steps: int = 80
     lr: float = 0.1
     per_layer: bool = True
     batch: int = 8
@@ -106,7 +106,7 @@ def fit_text(
         # The sum: each picture has its own gradient, however many share the batch.
         (shift.grad,) = torch.autograd.grad(loss.sum(), [shift])
         optimiser.step()
-        progress.advance(step + 1, loss=float(loss.mean()))
+        progress.advance(step + 1, loss=float(loss.detach().mean()))
     progress.finish()
     return start + shift.detach()
 

@@ -1,9 +1,9 @@
 """One interface to invert and generate with GANs, diffusion models and autoregressive models.
 
-    import unified
-    gan = unified.load("avatars/stylegan2")
-    me = gan.invert(["a.png"], recipe="pti")
-    gan.generate(me, edits={"mouth=smile": 2.0})
+import unified
+gan = unified.load("avatars/stylegan2")
+me = gan.invert(["a.png"], recipe="pti")
+gan.generate(me, edits={"mouth=smile": 2.0})
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class RecipeEntry:
 def models() -> list[ModelEntry]:
     """The embedded models."""
     return [
-        ModelEntry(n, backbones.get(m.backbone).label if m.backbone else "", m.present, m.summary) for n, m in zoo
+        ModelEntry(n, backbones.get(m.backbone).label if m.backbone else "", m.present, m.summary)
+        for n, m in zoo
     ]
 
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unified.concept_file import versions
 from unified.contract.backbone import Backbone
+from unified.contract.code import Code
 from unified.contract.concept import Concept
-from unified.contract.method import Job, methods
+from unified.contract.kinds import Clash
+from unified.contract.method import Job, Member, methods
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
 from unified.contract.recipe import Recipe, Stage, check, recipes
-from unified.contract.reference import Reference
+from unified.contract.reference import Reference, join
 from unified.contract.space import parse_spaces
 from unified.errors import UserError
 from unified.images import to_pil
@@ -54,13 +58,17 @@ def recipe_for(
     work, if it cannot run on this backbone, naming what can.
     """
     if recipe is not None and (space is not None or method is not None):
-        raise UserError("Both a recipe and a space or method were given: a recipe brings its own, give one or the other.")
+        raise UserError(
+            "Both a recipe and a space or method were given: a recipe brings its own, give one or the other."
+        )
     if space is not None:
         cls = methods.get(method or "optimize")
         stages = tuple(Stage(parse_spaces(part), cls()) for part in space.split(">"))
         chosen = Recipe(name=f"{space} by {method or 'optimize'}", stages=stages, scheme="", cite="")
     elif method is not None:
-        raise UserError(f"method={method!r} was given without a space: name the space it shall fill (space='w+').")
+        raise UserError(
+            f"method={method!r} was given without a space: name the space it shall fill (space='w+')."
+        )
     elif isinstance(recipe, Recipe):
         chosen = recipe
     else:
@@ -74,59 +82,121 @@ def invert(backbone: Backbone, reference: Reference, recipe: Recipe, settings: I
 
     An interrupted stage keeps what it reached; later stages are then left out, and the concept says so.
     """
-    for need in sorted(recipe.requires):
-        if not getattr(reference, need):
-            raise UserError(f"The recipe {recipe.name!r} needs the pictures' {need}, and none was given: pass {need}=...")
-    carrier = recipe.carrier.replace("{category}", reference.category)
-    job = Job(
-        backbone=backbone,
-        reference=reference,
-        rng=Random(settings.seed).child("invert"),
-        carrier=carrier,
-        progress=settings.progress,
-    )
-    log: list[dict[str, Any]] = []
+    return invert_many(backbone, [reference], recipe, settings)[0]
+
+
+def invert_many(
+    backbone: Backbone, references: Sequence[Reference], recipe: Recipe, settings: InvertSettings
+) -> list[Concept]:
+    """Invert several concepts; stages whose codes do not meet run in one batch over all of them.
+
+    Each concept comes out as it would alone (to rounding). Codes per picture and words are batched; changes
+    of weights are not, since all pictures would see all of them. Concepts of one batch need different names.
+    """
+    for reference in references:
+        _check_reference(reference, recipe)
+    members = [Member(r, carrier=recipe.carrier.replace("{category}", r.category)) for r in references]
+    logs: list[list[dict[str, Any]]] = [[] for _ in members]
     for number, stage in enumerate(recipe.stages):
         spaces = stage.resolved()
-        job.label = f"{recipe.name}: {' & '.join(s.name for s in spaces)}"
-        job.log = {}
-        job.rng = Random(settings.seed).child("invert", number)
-        if settings.checkpoints is not None:
-            job.checkpoint = settings.checkpoints / f"stage-{number}.pt"
-        begin = time.monotonic()
-        with PeakMemory() as memory:
-            codes = stage.method.invert(job, spaces)
-        # Plain layout: a convolution rounds differently on other strides, and a loaded concept has plain ones.
-        job.earlier = [*job.earlier, *(c.map(lambda t: t.detach().contiguous()) for c in codes)]
-        log.append(
-            {
+        together = len(members) == 1 or (
+            all(space.clash is Clash.NAMED for space in spaces) and all(not m.earlier for m in members)
+        )
+        groups = [list(range(len(members)))] if together else [[i] for i in range(len(members))]
+        merged = (
+            not together
+            and all(space.per_picture for space in spaces)
+            and all(code.per_picture for m in members for code in m.earlier)
+        )
+        if merged:
+            groups = [list(range(len(members)))]
+        interrupted = False
+        for group in groups:
+            chosen = [members[i] for i in group]
+            job = Job(
+                backbone=backbone,
+                members=[_merge(chosen)] if merged else chosen,
+                rng=Random(settings.seed).child("invert", number),
+                progress=settings.progress,
+                label=f"{recipe.name}: {' & '.join(s.name for s in spaces)}",
+                checkpoint=_checkpoint(settings, number, group if len(groups) > 1 else []),
+            )
+            begin = time.monotonic()
+            with PeakMemory() as memory:
+                found = stage.method.invert(job, spaces)
+            if merged:
+                found = _split(found[0], chosen)
+            entry = {
                 "spaces": [{"name": s.name, **s.settings()} for s in spaces],
                 "method": {"name": stage.method.name, **_plain(stage.method)},
                 "seconds": round(time.monotonic() - begin, 3),
                 "peak_mebibytes": round(memory.peak_mebibytes),
+                "concepts_in_batch": len(group),
                 **job.log,
             }
-        )
-        if job.log.get("interrupted"):
+            for i, codes in zip(group, found, strict=True):
+                # Plain layout: a convolution rounds differently on other strides; loaded concepts have plain ones.
+                members[i].earlier += [code.map(lambda t: t.detach().contiguous()) for code in codes]
+                logs[i].append(entry)
+            interrupted = interrupted or bool(job.log.get("interrupted"))
+            if interrupted:
+                break
+        if interrupted:
             break
-    return Concept(
-        codes=job.earlier,
-        name=reference.name,
-        carrier=carrier,
-        category=reference.category,
-        backbone=backbone.id,
-        fingerprint=backbone.fingerprint,
-        meta={
-            "recipe": recipe.name,
-            "scheme": recipe.scheme,
-            "sampling": dict(recipe.sampling),
-            "seed": settings.seed,
-            "pictures": len(reference),
-            "stages": log,
-            "versions": versions(),
-            "thumbnail": thumbnail(reference),
-        },
-    )
+    return [_concept(backbone, m, recipe, settings, log) for m, log in zip(members, logs, strict=True)]
+
+
+def _check_reference(reference: Reference, recipe: Recipe) -> None:
+    for need in sorted(recipe.requires):
+        if not getattr(reference, need):
+            raise UserError(
+                f"The recipe {recipe.name!r} needs the pictures' {need}, and none was given: pass {need}=..."
+            )
+
+
+def _checkpoint(settings: InvertSettings, number: int, group: Sequence[int]) -> Path | None:
+    if settings.checkpoints is None:
+        return None
+    suffix = "".join(f"-{i}" for i in group)
+    return settings.checkpoints / f"stage-{number}{suffix}.pt"
+
+
+def _merge(members: Sequence[Member]) -> Member:
+    """Several concepts whose codes are all per picture, as one of all their pictures."""
+    earlier = []
+    for parts in zip(*(m.earlier for m in members), strict=True):
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        earlier.append(parts[0].with_tensors(tensors))
+    return Member(join([m.reference for m in members]), earlier, members[0].carrier)
+
+
+def _split(codes: Sequence[Code], members: Sequence[Member]) -> list[list[Code]]:
+    """The codes of a merged member, each concept its own pictures' rows."""
+    found, start = [], 0
+    for member in members:
+        stop = start + len(member.reference)
+        found.append([code.pick(list(range(start, stop))) for code in codes])
+        start = stop
+    return found
+
+
+def _concept(
+    backbone: Backbone, member: Member, recipe: Recipe, settings: InvertSettings, log: list[dict[str, Any]]
+) -> Concept:
+    concept = member.concept()
+    concept.backbone = backbone.id
+    concept.fingerprint = backbone.fingerprint
+    concept.meta = {
+        "recipe": recipe.name,
+        "scheme": recipe.scheme,
+        "sampling": dict(recipe.sampling),
+        "seed": settings.seed,
+        "pictures": len(member.reference),
+        "stages": log,
+        "versions": versions(),
+        "thumbnail": thumbnail(member.reference),
+    }
+    return concept
 
 
 def thumbnail(reference: Reference) -> str:

@@ -6,6 +6,7 @@ Euler step of a flow are the same step: from (x0, eps) at one level to a' x0 + s
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class DiffusionBackbone(Backbone):
     ) -> Attempt:
         """The denoising error at one random level for each picture: |target - prediction|^2, [B, *latent]."""
         x0 = reference.once(("latents", id(self)), lambda images: self.encode(view, images))
-        rows = reference.index
+        rows = reference.keys
         time, a, s = self.random_levels(rng.child("level").uniform(rows))
         wide = (-1, *([1] * (x0.ndim - 1)))
         a, s = a.view(wide).to(x0.dtype), s.view(wide).to(x0.dtype)
@@ -107,7 +108,7 @@ class DiffusionBackbone(Backbone):
             if settings.guidance != 1.0:
                 negative = self.condition(view, [view.carry(target.negative_prompt)] * count)
                 condition = {key: torch.cat([negative[key], value]) for key, value in condition.items()}
-            for level, following in zip(levels[:-1], levels[1:], strict=True):
+            for level, following in itertools.pairwise(levels):
                 x = self.step(view, x, level, following, condition, settings.guidance)
             return self.decode(view, x).clamp(0, 1)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.generator import Generator
-from backbones.stylegan.synthesis import Noise, Synthesis
+from backbones.stylegan.synthesis import Noise
 from unified.contract.attempt import Attempt
 from unified.contract.backbone import Backbone, Sampling, backbones
 from unified.contract.kinds import Evidence, Kind

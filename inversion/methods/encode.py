@@ -26,9 +26,12 @@ class Encode(Method):
             return f"the space {blind[0]!r} has no encoder; a method that searches (such as 'optimize') would work"
         return None
 
-    def invert(self, job: Job, spaces: Sequence[Space]) -> list[Code]:
+    def invert(self, job: Job, spaces: Sequence[Space]) -> list[list[Code]]:
         with torch.no_grad(), job.open() as view:
-            return [s.initial(view, job.reference, rng=job.rng.child("initial", s.name)) for s in spaces]
+            return [
+                [s.initial(view, m.reference, rng=job.rng.child("initial", s.name)) for s in spaces]
+                for m in job.members
+            ]
 
 
 methods.register("encode", Encode)

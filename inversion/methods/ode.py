@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,25 +41,27 @@ class InvertSteps(Method):
             return f"the method {self.name!r} finds start noise only: use the space 'start-noise' alone"
         return None
 
-    def invert(self, job: Job, spaces: Sequence[Space]) -> list[Code]:
+    def invert(self, job: Job, spaces: Sequence[Space]) -> list[list[Code]]:
         backbone = job.backbone
         assert isinstance(backbone, Denoises)
-        prompt = self.prompt.replace("{}", job.reference.name)
         job.progress.start(job.label, self.steps)
+        reference = job.reference
         with torch.no_grad(), job.open() as view:
-            x = backbone.encode(view, job.reference.images)
-            carried = view.carry(prompt)
-            condition = backbone.condition(view, [carried] * len(x))
+            x = backbone.encode(view, reference.images)
+            prompts = [view.carry(self.prompt.replace("{}", name)) for name in reference.names]
+            condition = backbone.condition(view, prompts)
             levels = list(reversed(backbone.levels(self.steps)))
-            for number, (level, noisier) in enumerate(zip(levels[:-1], levels[1:], strict=True), 1):
+            for number, (level, noisier) in enumerate(itertools.pairwise(levels), 1):
                 x = self._climb(backbone, view, x, level, noisier, condition)
                 job.progress.advance(number)
         job.progress.finish()
-        space = spaces[0]
-        code = Code(space.name, {"latents": x}, True, {"settings": space.settings(), "steps": self.steps})
-        code.meta["prompt"] = carried
         job.log["steps"] = self.steps
-        return [code]
+        space = spaces[0]
+        found = []
+        for rows in job.rows:
+            meta = {"settings": space.settings(), "steps": self.steps, "prompt": prompts[rows.start]}
+            found.append([Code(space.name, {"latents": x[rows.start : rows.stop]}, True, meta)])
+        return found
 
     def _climb(
         self, backbone: Denoises, view: View, x: Tensor, level: Level, noisier: Level, condition: object

@@ -82,69 +82,67 @@ class Optimize(Method):
                 return f"no gradient of the {evidence.value} error reaches the space {space.name!r}"
         return None
 
-    def invert(self, job: Job, spaces: Sequence[Space]) -> list[Code]:
+    def invert(self, job: Job, spaces: Sequence[Space]) -> list[list[Code]]:
         if torch.is_inference_mode_enabled():
             raise UserError("Optimisation needs gradients: call invert outside of torch.inference_mode().")
         with torch.enable_grad():
             with job.open() as view:
-                codes = [s.initial(view, job.reference, rng=job.rng.child("initial", s.name)) for s in spaces]
-            leaves = [code.map(lambda t: t.detach().clone().requires_grad_()) for code in codes]
+                items = [
+                    _Item.begin(space, view, member.reference, rows, job.rng.child("initial", space.name))
+                    for member, rows in zip(job.members, job.rows, strict=True)
+                    for space in spaces
+                ]
+            codes = [[i.code for i in items[k : k + len(spaces)]] for k in range(0, len(items), len(spaces))]
             with job.open(codes) as view:
-                _Run(self, job, tuple(spaces), codes, leaves, view).loop()
+                _Run(self, job, items, view).loop()
         return codes
 
 
 @dataclass
-class _Best:
-    """The codes of the lowest loss so far; per picture where a code is per picture."""
+class _Item:
+    """One code being optimised: the code the view reads, the leaves that Adam moves, the best so far."""
 
-    loss: Tensor
-    codes: list[Code]
+    space: Space
+    code: Code
+    leaf: Code
+    rows: range  # its pictures in the job's reference
+    keys: tuple[int, ...]
+    best: Code | None = None
+
+    @staticmethod
+    def begin(space: Space, view: View, reference: Reference, rows: range, rng: Random) -> _Item:
+        code = space.initial(view, reference, rng=rng)
+        leaf = code.map(lambda t: t.detach().clone().requires_grad_())
+        return _Item(space, code, leaf, rows, reference.keys)
+
+    def copied(self) -> Code:
+        return self.leaf.map(lambda t: t.detach().clone())
 
     @torch.no_grad()
-    def offer(self, loss: Tensor, leaves: Sequence[Code]) -> None:
-        better = loss < self.loss
-        shared_better = bool(loss.mean() < self.loss.mean())
-        for kept, leaf in zip(self.codes, leaves, strict=True):
-            for name, value in leaf.tensors.items():
-                if leaf.per_picture:
-                    kept.tensors[name][better] = value[better]
-                elif shared_better:
-                    kept.tensors[name].copy_(value)
-        if all(leaf.per_picture for leaf in leaves):
-            self.loss = torch.where(better, loss, self.loss)
-        elif shared_better:
-            self.loss = loss.clone()
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.leaf.tensors[name].copy_(value)
 
 
 class _Run:
     """One run of the loop: the state that a checkpoint holds, and the steps."""
 
-    def __init__(
-        self,
-        method: Optimize,
-        job: Job,
-        spaces: tuple[Space, ...],
-        codes: list[Code],
-        leaves: list[Code],
-        view: View,
-    ) -> None:
-        self.method, self.job, self.spaces = method, job, spaces
-        self.codes, self.leaves, self.view = codes, leaves, view
+    def __init__(self, method: Optimize, job: Job, items: list[_Item], view: View) -> None:
+        self.method, self.job, self.items, self.view = method, job, items, view
         groups = [
-            {"params": list(leaf.tensors.values()), "lr": method.lrs.get(space.name, method.lr)}
-            for space, leaf in zip(spaces, leaves, strict=True)
+            {"params": list(item.leaf.tensors.values()), "lr": method.lrs.get(item.space.name, method.lr)}
+            for item in items
         ]
-        self.rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
+        self.rates = [method.lrs.get(item.space.name, method.lr) for item in items]
         self.adam = torch.optim.AdamW(groups, betas=method.betas, weight_decay=method.weight_decay)
+        self.per_picture = all(item.leaf.per_picture for item in items)
         self.losses: list[float] = []
-        self.best: _Best | None = None
+        self.last_good: list[Code] = []
         evidence = method.evidence or job.backbone.evidences[0]
         keep = method.keep or ("best" if evidence is Evidence.RENDER else "last")
         # A mini-batch's loss says nothing of the pictures it left out.
-        if keep == "best" and (method.batch is None or method.batch >= len(job.reference)):
-            infinite = torch.full((len(job.reference),), math.inf)
-            self.best = _Best(infinite, [leaf.map(lambda t: t.detach().clone()) for leaf in leaves])
+        self.keeps_best = keep == "best" and (method.batch is None or method.batch >= len(job.reference))
+        self.best_loss = torch.full((len(job.reference),), math.inf)
 
     def loop(self) -> None:
         method, job = self.method, self.job
@@ -170,7 +168,9 @@ class _Run:
             job.progress.finish()
             if not finished and job.checkpoint is not None:
                 self._save(step)
-        self._return_codes()
+        for item in self.items:
+            final = item.best if item.best is not None else item.leaf
+            item.code.tensors = {name: value.detach().clone() for name, value in final.tensors.items()}
         job.log["steps"] = step
         stride = max(1, len(self.losses) // _KEPT_LOSSES)
         job.log["losses"] = self.losses[::stride]
@@ -183,80 +183,117 @@ class _Run:
         factor = SCHEDULES[method.schedule](step.progress)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        for space, code, leaf in zip(self.spaces, self.codes, self.leaves, strict=True):
-            tensors = space.explore(self.view, leaf, progress=step.progress, rng=rng.child("explore"))
-            code.tensors = dict(tensors)
-
+        for item in self.items:
+            item.code.tensors = dict(
+                item.space.explore(
+                    self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
+                )
+            )
         attempt = self.view.attempt(
-            reference, rng=rng.child("attempt"), prompts=self._prompts(reference, rng), evidence=method.evidence
+            reference,
+            rng=rng.child("attempt"),
+            prompts=self._prompts(reference, rng),
+            evidence=method.evidence,
         )
-        terms = {o.name: o.weight * o(self.view, attempt, self.codes, step) for o in method.objectives}
-        rows = fit = torch.stack(list(terms.values())).sum(0)
-        for space, leaf in zip(self.spaces, self.leaves, strict=True):
-            prior = space.prior(self.view, leaf)
-            rows = rows + (prior[list(reference.index)] if leaf.per_picture else prior)
+        codes = [item.code for item in self.items]
+        terms = {o.name: o(self.view, attempt, codes, step) for o in method.objectives}
+        fit = torch.stack([o.weight * terms[o.name] for o in method.objectives]).sum(0)
+        rows = fit + self._priors(reference, fit)
         if not bool(torch.isfinite(rows).all()):
             return self._not_finite(step)
-        detached = rows.detach()
-        if self.best is not None:
-            self.best.offer(detached, self.leaves)
+        if self.keeps_best:
+            self._offer(rows.detach())
         self.losses.append(float(fit.detach().mean()))
-        if method.stop is not None:
-            weights = {o.name: o.weight for o in method.objectives}
-            value = terms[method.stop.objective].detach().max() / weights[method.stop.objective]
-            if float(value) <= method.stop.below:
-                return f"{method.stop.objective} reached {method.stop.below}"
+        if method.stop is not None and float(terms[method.stop.objective].max()) <= method.stop.below:
+            return f"{method.stop.objective} reached {method.stop.below}"
         self.adam.zero_grad(set_to_none=True)
-        # Per-picture codes: a sum, so that a picture's gradient does not depend on its company.
-        (rows.sum() if all(leaf.per_picture for leaf in self.leaves) else rows.mean()).backward()
-        values = [t for leaf in self.leaves for t in leaf.tensors.values() if t.grad is not None]
-        if method.clip is not None:
-            torch.nn.utils.clip_grad_norm_(values, method.clip)
+        self._total(rows, reference).backward()
+        values = [t for item in self.items for t in item.leaf.tensors.values() if t.grad is not None]
         if any(not bool(torch.isfinite(t.grad).all()) for t in values if t.grad is not None):
             return self._not_finite(step)
-        self._last_good = [leaf.map(lambda t: t.detach().clone()) for leaf in self.leaves]
+        if method.clip is not None:
+            torch.nn.utils.clip_grad_norm_(values, method.clip)
+        self.last_good = [item.copied() for item in self.items]
         self.adam.step()
         with torch.no_grad():
-            for space, leaf in zip(self.spaces, self.leaves, strict=True):
-                space.project(leaf)
+            for item in self.items:
+                item.space.project(item.leaf)
         return None
 
-    _last_good: list[Code]
+    def _priors(self, reference: Reference, like: Tensor) -> Tensor:
+        """The spaces' own penalties for each picture of the mini-batch."""
+        total = torch.zeros_like(like)
+        for item in self.items:
+            prior = item.space.prior(self.view, item.leaf)
+            own = [i for i, row in enumerate(reference.index) if row in item.rows]
+            if item.leaf.per_picture:
+                prior = prior[[reference.index[i] - item.rows.start for i in own]]
+            total = total.index_add(0, torch.tensor(own), prior.to(total.dtype).expand(len(own)))
+        return total
+
+    def _total(self, rows: Tensor, reference: Reference) -> Tensor:
+        """The number to descend. Per-picture codes: a sum, so that a picture's gradient does not depend on its
+        company; shared ones: each concept's mean, so that a concept's gradient does not either."""
+        if self.per_picture:
+            return rows.sum()
+        means = []
+        for member in self.job.rows:
+            own = [i for i, row in enumerate(reference.index) if row in member]
+            means.append(rows[own].mean())
+        return torch.stack(means).sum()
+
+    @torch.no_grad()
+    def _offer(self, loss: Tensor) -> None:
+        """Keep what is better than before: per picture where a code is per picture, else per concept."""
+        better = loss < self.best_loss
+        for item in self.items:
+            own = slice(item.rows.start, item.rows.stop)
+            if item.best is None:
+                item.best = item.copied()
+            elif item.leaf.per_picture:
+                for name, value in item.leaf.tensors.items():
+                    item.best.tensors[name][better[own]] = value[better[own]]
+            elif bool(loss[own].mean() < self.best_loss[own].mean()):
+                item.best = item.copied()
+        if self.per_picture:
+            self.best_loss = torch.where(better, loss, self.best_loss)
+            return
+        for rows in self.job.rows:
+            own = slice(rows.start, rows.stop)
+            if bool(loss[own].mean() < self.best_loss[own].mean()):
+                self.best_loss[own] = loss[own]
 
     def _not_finite(self, step: Step) -> str:
-        if step.number == 0 or not hasattr(self, "_last_good"):
+        if not self.last_good:
             raise UserError(
                 f"The loss of {self.job.label or 'the inversion'} is not a number at its first step: check the"
                 " pictures and the weights for NaN, and the precision (use float32)."
             )
-        for leaf, good in zip(self.leaves, self._last_good, strict=True):
-            for name, value in good.tensors.items():
-                leaf.tensors[name].data.copy_(value)
+        for item, good in zip(self.items, self.last_good, strict=True):
+            item.set(good.tensors)
         return "the loss became NaN or infinite (the last good code is kept; try a smaller lr)"
 
     def _batch(self, rng: Random) -> Reference:
-        whole = self.job.reference
+        """`batch` pictures of every concept, the same ones that the concept would get alone."""
         size = self.method.batch
-        if size is None or size >= len(whole):
-            return whole
-        return whole.pick(sorted(rng.permutation(len(whole))[:size]))
+        if size is None:
+            return self.job.reference
+        chosen: list[int] = []
+        for rows in self.job.rows:
+            chosen += sorted(rows[i] for i in rng.permutation(len(rows))[:size])
+        return self.job.reference.pick(chosen)
 
     def _prompts(self, reference: Reference, rng: Random) -> list[str]:
         templates = self.method.templates
         if len(templates) == 1:
             chosen = [0] * len(reference)
         else:
-            chosen = rng.child("template").integers(reference.index, 0, len(templates)).tolist()
+            chosen = rng.child("template").integers(reference.keys, 0, len(templates)).tolist()
         captions = reference.captions or ("",) * len(reference)
         return [
-            templates[i].replace("{caption}", caption).replace("{}", reference.name)
-            for i, caption in zip(chosen, captions, strict=True)
+            templates[i].replace("{caption}", caption).replace("{}", name)
+            for i, caption, name in zip(chosen, captions, reference.names, strict=True)
         ]
-
-    def _return_codes(self) -> None:
-        source = self.leaves if self.best is None or not self.losses else self.best.codes
-        for code, final in zip(self.codes, source, strict=True):
-            code.tensors = {name: value.detach().clone() for name, value in final.tensors.items()}
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
@@ -265,12 +302,12 @@ class _Run:
         state: dict[str, Any] = {
             "step": step,
             "losses": self.losses,
-            "leaves": [{k: v.detach() for k, v in leaf.tensors.items()} for leaf in self.leaves],
+            "leaves": [item.copied().tensors for item in self.items],
+            "best": [None if item.best is None else item.best.tensors for item in self.items],
+            "best_loss": self.best_loss,
             "adam": self.adam.state_dict(),
             "objectives": [dict(o.state_dict()) for o in self.method.objectives],
         }
-        if self.best is not None:
-            state["best"] = {"loss": self.best.loss, "codes": [c.tensors for c in self.best.codes]}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_file(self.job.checkpoint, buffer.getvalue())
@@ -280,17 +317,14 @@ class _Run:
         if path is None or not path.exists():
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for leaf, saved in zip(self.leaves, state["leaves"], strict=True):
-            for name, value in saved.items():
-                leaf.tensors[name].data.copy_(value)
+        for item, leaf, best in zip(self.items, state["leaves"], state["best"], strict=True):
+            item.set(leaf)
+            item.best = None if best is None else item.leaf.with_tensors(best)
         self.adam.load_state_dict(state["adam"])
         for objective, saved in zip(self.method.objectives, state["objectives"], strict=True):
             objective.load_state_dict(saved)
         self.losses = list(state["losses"])
-        if self.best is not None and "best" in state:
-            self.best.loss = state["best"]["loss"]
-            for kept, saved in zip(self.best.codes, state["best"]["codes"], strict=True):
-                kept.tensors.update(saved)
+        self.best_loss = state["best_loss"]
         return int(state["step"])
 
 

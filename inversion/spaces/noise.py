@@ -32,7 +32,7 @@ class StartNoise(Space):
         backbone = view.backbone
         assert isinstance(backbone, Denoises)
         shape = backbone.latent_shape()
-        return self.code({"latents": rng.normal(range(len(reference)), shape, dtype=view.backbone.dtype)})
+        return self.code({"latents": rng.normal(reference.keys, shape, dtype=view.backbone.dtype)})
 
     def bind(self, view: View, code: Code, name: str) -> None:
         view.slot("start", code, lambda: code.tensors["latents"])

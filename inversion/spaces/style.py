@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,13 +55,15 @@ class _Style(Space):
 
         view.slot("styles", code, read)
 
-    def explore(self, view: View, code: Code, *, progress: float, rng: Random) -> Mapping[str, Tensor]:
+    def explore(
+        self, view: View, code: Code, *, progress: float, rng: Random, keys: Sequence[int]
+    ) -> Mapping[str, Tensor]:
         if self.exploration == 0.0:
             return code.tensors
         _, deviation = _gan(view).style_statistics()
         amount = deviation * self.exploration * max(0.0, 1.0 - progress / 0.75) ** 2
         w = code.tensors["w"]
-        noise = rng.normal(range(len(w)), w.shape[1:], dtype=w.dtype)
+        noise = rng.normal(keys, w.shape[1:], dtype=w.dtype)
         return {"w": w + amount * noise}
 
 
@@ -127,9 +129,10 @@ class NoiseMaps(Space):
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
         dtype = view.backbone.dtype
-        rows = range(len(reference))
         shapes = _gan(view).noise_shapes()
-        return self.code({k: rng.child(k).normal(rows, shape, dtype=dtype) for k, shape in shapes.items()})
+        return self.code(
+            {k: rng.child(k).normal(reference.keys, shape, dtype=dtype) for k, shape in shapes.items()}
+        )
 
     def bind(self, view: View, code: Code, name: str) -> None:
         view.slot("noise", code, lambda: code.tensors)

@@ -59,7 +59,9 @@ class Word(Space):
     def bind(self, view: View, code: Code, name: str) -> None:
         count = len(next(iter(code.tensors.values())))
         if view.binding.weight != 1.0:
-            raise UserError(f"A word cannot be scaled ({name} has weight {view.binding.weight}): bind it with weight 1.")
+            raise UserError(
+                f"A word cannot be scaled ({name} has weight {view.binding.weight}): bind it with weight 1."
+            )
         view.name_rows(name, count, {component: _reader(code, component) for component in code.tensors})
 
 

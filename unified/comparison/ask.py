@@ -47,7 +47,9 @@ def read_asks(prompts: Sequence[str | Prompt], *, name: str, category: str) -> l
     texts = [ask.text for ask in asks]
     twice = next((text for text in texts if texts.count(text) > 1), None)
     if twice is not None:
-        raise UserError(f"The prompt {twice!r} is given twice: give each one once, and several seeds for more pictures.")
+        raise UserError(
+            f"The prompt {twice!r} is given twice: give each one once, and several seeds for more pictures."
+        )
     return asks
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.comparison.ask import Ask
+from unified.comparison.run import digest
 from unified.errors import UserError
 from unified.metrics.reconstruction import psnr, ssim
 from unified.metrics.similarity import cosine_matrix
@@ -55,11 +56,27 @@ class Metric:
 
 METRICS: tuple[Metric, ...] = (
     Metric(
-        "identity", "Identity", True, 3, "cosine with the reference pictures, who is shown", "references > images > prompts"
+        "identity",
+        "Identity",
+        True,
+        3,
+        "cosine with the reference pictures, who is shown",
+        "references > images > prompts",
     ),
-    Metric("clip-i", "CLIP-I", True, 3, "cosine with the reference pictures", "references > images > prompts"),
-    Metric("clip-t", "CLIP-T", True, 3, "cosine with the prompt, the category in place of the name", "images > prompts"),
-    Metric("attributes", "Attributes", True, 2, "share of requested attributes that are seen", "images > prompts"),
+    Metric(
+        "clip-i", "CLIP-I", True, 3, "cosine with the reference pictures", "references > images > prompts"
+    ),
+    Metric(
+        "clip-t",
+        "CLIP-T",
+        True,
+        3,
+        "cosine with the prompt, the category in place of the name",
+        "images > prompts",
+    ),
+    Metric(
+        "attributes", "Attributes", True, 2, "share of requested attributes that are seen", "images > prompts"
+    ),
     Metric("psnr", "PSNR", True, 1, "of the reproduced pictures, in decibels", "pictures"),
     Metric("ssim", "SSIM", True, 3, "of the reproduced pictures", "pictures"),
     Metric("lpips", "LPIPS", False, 3, "perceptual distance of the reproduced pictures", "pictures"),
@@ -101,12 +118,16 @@ class Scorers:
         for part in ("identity", "clip", "attributes", "perceptual"):
             extractor: Any = getattr(self, part)
             digest.update(f"{part}:{type(extractor).__qualname__}:{self.names.get(part)}".encode())
-            modules = [extractor, *vars(extractor).values()] if hasattr(extractor, "__dict__") else [extractor]
+            modules = (
+                [extractor, *vars(extractor).values()] if hasattr(extractor, "__dict__") else [extractor]
+            )
             for module in modules:
                 if isinstance(module, nn.Module):
                     for name, value in sorted(module.state_dict().items()):
                         digest.update(name.encode())
-                        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+                        digest.update(
+                            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                        )
                     break
         return digest.hexdigest()[:16]
 
@@ -130,12 +151,26 @@ class Judge:
 
     def __init__(self, scorers: Scorers, references: Tensor, asks: Sequence[Ask]) -> None:
         self.scorers = scorers
+        self._key = digest(scorers.fingerprint, references.detach().cpu().double().numpy().tobytes())
         with torch.no_grad():
             self._identity = None if scorers.identity is None else scorers.identity.embed(references)
             self._images = None if scorers.clip is None else scorers.clip.image_features(references)
             texts = [ask.neutral for ask in asks]
             features = None if scorers.clip is None else scorers.clip.text_features(texts)
             self._texts = {} if features is None else dict(zip(texts, features, strict=True))
+
+    def marker(self, ask: Ask | None = None) -> str:
+        """Stands beside stored scores: they hold as long as it is the same."""
+        return digest(self._key, "" if ask is None else [ask.neutral, ask.requests])
+
+    def among_references(self) -> dict[str, float]:
+        """Fidelity of the reference pictures to each other, mean over pairs: what to expect at most."""
+        found = {}
+        for name, features in (("identity", self._identity), ("clip-i", self._images)):
+            if features is not None and len(features) > 1:
+                others = ~torch.eye(len(features), dtype=torch.bool)
+                found[name] = float(cosine_matrix(features, features)[others].mean())
+        return found
 
     @torch.no_grad()
     def cell(self, picture: Tensor, ask: Ask) -> tuple[dict[str, float], dict[str, str]]:
@@ -154,7 +189,9 @@ class Judge:
             known = [(attribute, value) for attribute, value in ask.requests if attribute in shown]
             if known:
                 seen = {attribute: shown[attribute] for attribute, _ in known}
-                scores["attributes"] = sum(seen[attribute] == value for attribute, value in known) / len(known)
+                scores["attributes"] = sum(seen[attribute] == value for attribute, value in known) / len(
+                    known
+                )
         return scores, seen
 
     @torch.no_grad()

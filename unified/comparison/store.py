@@ -1,8 +1,8 @@
 """Finished work on disk: what is there under the same key is never computed again.
 
-    concepts/<run>.safetensors       the concept, with its key in concepts/<run>.json
-    cells/<run>/<prompt>-<seed>.png  a picture, with its key, scores, seconds and memory in .json
-    checkpoints/<run>-<key>/         an unfinished inversion
+concepts/<run>.safetensors       the concept, with its key in concepts/<run>.json
+cells/<run>/<prompt>-<seed>.png  a picture, with its key, scores, seconds and memory in .json
+checkpoints/<run>-<key>/         an unfinished inversion
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def _reproduce(
     key = digest(key, "reproduce", dict(run.sampling))
     name = "reproduced"
     found = work.store.pictures(run.slug, name, key)
-    fingerprint = work.judge.scorers.fingerprint
-    if found is not None and found[1].get("scorers") == fingerprint:
+    marker = work.judge.marker()
+    if found is not None and found[1].get("scorers") == marker:
         return found[0], found[1]["scores"]
     pictures = None if found is None else found[0]
     if pictures is None:
@@ -166,7 +166,7 @@ def _reproduce(
         return None, {}
     references = backbone.reference(work.images).images.float()
     scores = work.judge.reconstruction(pictures, references)
-    about = {"scores": scores, "scorers": fingerprint, "pictures": len(pictures)}
+    about = {"scores": scores, "scorers": marker, "pictures": len(pictures)}
     work.store.save_pictures(run.slug, name, key, pictures if found is None else None, about)
     return pictures, scores
 
@@ -179,7 +179,7 @@ def _cell(
     name = f"{digest(ask.text)[:10]}-{seed}"
     key = digest(key, prompt, seed, dict(run.sampling))
     found = work.store.pictures(run.slug, name, key)
-    fingerprint = work.judge.scorers.fingerprint
+    marker = work.judge.marker(ask)
     about: dict[str, Any]
     if found is not None:
         picture, about = found[0][0], found[1]
@@ -199,9 +199,9 @@ def _cell(
             "seconds": round(time.monotonic() - begin, 3),
             "peak_mebibytes": round(memory.peak_mebibytes),
         }
-    if about.get("scorers") != fingerprint:
+    if about.get("scorers") != marker:
         scores, seen = work.judge.cell(picture, ask)
-        about |= {"scores": scores, "seen": seen, "scorers": fingerprint}
+        about |= {"scores": scores, "seen": seen, "scorers": marker}
         work.store.save_pictures(run.slug, name, key, picture[None] if found is None else None, about)
     return Cell(
         ask=number,

@@ -46,7 +46,9 @@ class Backbone(ABC):
 
     label: ClassVar[str]
     evidences: ClassVar[tuple[Evidence, ...]]  # the first one is the default
-    explains_with: ClassVar[frozenset[Kind]] = frozenset()  # one of these kinds must be bound to explain a picture
+    explains_with: ClassVar[frozenset[Kind]] = (
+        frozenset()
+    )  # one of these kinds must be bound to explain a picture
     default_recipe: ClassVar[str]
     sampling: Sampling
 
@@ -79,7 +81,9 @@ class Backbone(ABC):
         for component in sorted(self.components):
             for name, tensor in sorted(self.components[component].state_dict().items()):
                 digest.update(f"{component}/{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                )
         return digest.hexdigest()[:16]
 
     @contextmanager
@@ -186,12 +190,20 @@ class Backbone(ABC):
         from unified.images import to_numpy, to_pil
         from unified.progress import Bar
 
-        outputs: dict[str, Callable[[Tensor], Any]] = {"pil": to_pil, "pt": lambda images: images, "np": to_numpy}
+        outputs: dict[str, Callable[[Tensor], Any]] = {
+            "pil": to_pil,
+            "pt": lambda images: images,
+            "np": to_numpy,
+        }
         if output not in outputs:
             raise UserError(f"output={output!r} was asked for; choose 'pil', 'pt' or 'np'.")
         bound = [concepts] if isinstance(concepts, Concept) else list(concepts or [])
         target = Target(
-            prompt=prompt, edits=dict(edits or {}), n=n, negative_prompt=negative_prompt, sampling=dict(sampling or {})
+            prompt=prompt,
+            edits=dict(edits or {}),
+            n=n,
+            negative_prompt=negative_prompt,
+            sampling=dict(sampling or {}),
         )
         images = generate(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
         return outputs[output](images)
@@ -336,5 +348,3 @@ def can(backbone: type[Backbone] | Backbone, protocol: type) -> bool:
 
 
 backbones: Registry[type[Backbone]] = Registry("backbone")
-
-

@@ -28,6 +28,8 @@ class Reference:
     images: [N,3,H,W] in 0..1. masks: [N,1,H,W] in 0..1 (1 = concept) or None.
     captions: one text per picture or None. category: class word ("person").
     name: what stands for the concept in prompts. index: which pictures of the whole a mini-batch holds.
+    names, keys: name and random stream of each picture; they differ from `name` and the picture's number only
+    where several concepts are joined, so that each gets the random numbers that it gets alone.
     """
 
     images: Tensor
@@ -36,6 +38,8 @@ class Reference:
     category: str = ""
     name: str = "<me>"
     index: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    keys: tuple[int, ...] = ()
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _whole: Reference | None = field(default=None, repr=False)
 
@@ -46,11 +50,16 @@ class Reference:
                 " N >= 1. Add the batch axis, or convert with unified.images.read_images."
             )
         if self.masks is not None and len(self.masks) != len(self.images):
-            raise UserError(f"{len(self.masks)} masks were given for {len(self.images)} pictures: give one each.")
+            raise UserError(
+                f"{len(self.masks)} masks were given for {len(self.images)} pictures: give one each."
+            )
         if self.captions is not None and len(self.captions) != len(self.images):
-            raise UserError(f"{len(self.captions)} captions were given for {len(self.images)} pictures: one each.")
-        if not self.index:
-            self.index = tuple(range(len(self.images)))
+            raise UserError(
+                f"{len(self.captions)} captions were given for {len(self.images)} pictures: one each."
+            )
+        self.index = self.index or tuple(range(len(self.images)))
+        self.keys = self.keys or self.index
+        self.names = self.names or (self.name,) * len(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,6 +75,8 @@ class Reference:
             category=whole.category,
             name=whole.name,
             index=tuple(rows),
+            names=tuple(whole.names[i] for i in rows),
+            keys=tuple(whole.keys[i] for i in rows),
             _whole=whole,
         )
 
@@ -84,6 +95,28 @@ class Reference:
             return value
         return _rows(value, list(self.index))
 
-    def to(self, dtype: torch.dtype) -> Reference:
-        masks = None if self.masks is None else self.masks.to(dtype)
-        return Reference(self.images.to(dtype), masks, self.captions, self.category, self.name)
+
+def join(references: Sequence[Reference]) -> Reference:
+    """The pictures of several concepts as one reference; each keeps its name and its random streams.
+
+    Masks and captions are kept only if all references have them. Raises UserError for different sizes.
+    """
+    if len(references) == 1:
+        return references[0]
+    sizes = {tuple(r.images.shape[1:]) for r in references}
+    if len(sizes) > 1:
+        raise UserError(
+            f"Pictures of different sizes {sorted(sizes)} cannot be inverted in one batch: resize them."
+        )
+    masks = [r.masks for r in references if r.masks is not None]
+    captions = [r.captions for r in references if r.captions is not None]
+    whole = len(references)
+    return Reference(
+        images=torch.cat([r.images for r in references]),
+        masks=torch.cat(masks) if len(masks) == whole else None,
+        captions=tuple(c for each in captions for c in each) if len(captions) == whole else None,
+        category=references[0].category,
+        name=references[0].name,
+        names=tuple(name for r in references for name in r.names),
+        keys=tuple(key for r in references for key in r.keys),
+    )

@@ -30,7 +30,13 @@ class Scheme(ABC):
 
     @abstractmethod
     def generate(
-        self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
+        self,
+        backbone: Backbone,
+        concepts: Sequence[Concept],
+        target: Target,
+        *,
+        rng: Random,
+        progress: Progress,
     ) -> Tensor:
         """Pictures [n,3,H,W] in 0..1."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -33,7 +33,9 @@ class Space(ABC):
     clash: ClassVar[Clash]
     needs: ClassVar[tuple[type, ...]]  # protocols the backbone must have
     per_picture: ClassVar[bool] = False
-    learns_from: ClassVar[frozenset[Evidence]] = frozenset(Evidence)  # evidence whose gradient reaches the code
+    learns_from: ClassVar[frozenset[Evidence]] = frozenset(
+        Evidence
+    )  # evidence whose gradient reaches the code
     encodes: ClassVar[bool] = False  # `initial` depends on the pictures: it is an inversion by itself
 
     @abstractmethod
@@ -52,8 +54,13 @@ class Space(ABC):
     def project(self, code: Code) -> None:
         """Put the code back into the space after an optimiser step (in place); nothing by default."""
 
-    def explore(self, view: View, code: Code, *, progress: float, rng: Random) -> Mapping[str, Tensor]:
-        """The tensors to try at this step (`progress` in 0..1): the code's own unless the space adds noise."""
+    def explore(
+        self, view: View, code: Code, *, progress: float, rng: Random, keys: Sequence[int]
+    ) -> Mapping[str, Tensor]:
+        """The tensors to try at this step (`progress` in 0..1): the code's own unless the space adds noise.
+
+        keys: the random streams of the reference's pictures.
+        """
         return code.tensors
 
     def settings(self) -> dict[str, Any]:

@@ -6,7 +6,10 @@ interrupted and resumed takes the same steps as one that was not, and no random 
 
 from __future__ import annotations
 
+import copy
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,8 +65,6 @@ class ExponentialAverage:
     """
 
     def __init__(self, module: nn.Module, *, half_life: float, ramp_up: float = 0.05) -> None:
-        import copy
-
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.half_life = half_life
         self.ramp_up = ramp_up
@@ -131,7 +132,7 @@ def train_loop(
     sums: dict[str, float] = {}
     count = 0
     step = start
-    try:
+    with _StopAfterStep() as stop:
         while step < steps:
             for name, value in step_fn(step).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -145,13 +146,37 @@ def train_loop(
                 with open(settings.work / "log.txt", "a", encoding="utf-8") as log:
                     log.write(line + "\n")
                 sums, count = {}, 0
-            if main and now - saved > settings.checkpoint_minutes * 60:
+            over = settings.minutes is not None and now - begin > settings.minutes * 60
+            if main and (now - saved > settings.checkpoint_minutes * 60 or over or stop.asked or step == steps):
                 save_checkpoint(path, state, step, before + now - begin)
                 saved = now
-            if settings.minutes is not None and now - begin > settings.minutes * 60:
+            if over or stop.asked:
                 break
-    finally:
-        seconds = before + time.monotonic() - begin
-        if main and step > start:
-            save_checkpoint(path, state, step, seconds)
-    return step, seconds
+    if stop.asked:
+        raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on from there")
+    return step, before + time.monotonic() - begin
+
+
+class _StopAfterStep:
+    """Within it, Ctrl-C and termination only set `asked`: a checkpoint never holds half a step.
+
+    A second Ctrl-C stops at once. Outside the main thread, where signals cannot be caught, it does nothing.
+    """
+
+    asked = False
+
+    def __enter__(self) -> _StopAfterStep:
+        self._previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

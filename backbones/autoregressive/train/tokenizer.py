@@ -39,7 +39,7 @@ class TokenizerSettings:
     channels: int = 32
     multiplier: tuple[int, ...] = (1, 1, 2, 4)
     blocks: int = 1
-    steps: int = 1200
+    steps: int = 850
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 50

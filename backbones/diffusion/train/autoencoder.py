@@ -1,7 +1,8 @@
 """Training of the autoencoder of the embedded diffusion models: 64x64 pictures to 4x16x16 latents.
 
 A diffusers AutoencoderKL, as in latent diffusion (Rombach et al. 2022, section 3.1) without the adversarial
-term: L1, squared error, a perceptual term and a small Kullback-Leibler term. Flat drawings have few textures to invent.
+term: L1, squared error, a perceptual term and a small Kullback-Leibler term. Flat drawings have few textures
+to invent.
 """
 
 from __future__ import annotations
@@ -118,7 +119,10 @@ class ReconstructionLoss(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor, noise: Tensor, perceptual: Perceptual) -> tuple[Tensor, ...]:
-        """(L1, squared error, perceptual distance, divergence), each a mean; pixels in -1..1, noise [B,4,h,w] standard."""
+        """(L1, squared error, perceptual distance, divergence), each a mean.
+
+        pixels in -1..1; noise [B,4,h,w], standard normal.
+        """
         posterior = self.model.encode(pixels).latent_dist
         output = self.model.decode(posterior.mean + posterior.std * noise).sample
         elements = noise[0].numel()
@@ -230,7 +234,7 @@ def train(
 
     state = {"model": model, "average": average, "optimizer": optimizer}
     reached, seconds = train_loop(
-        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator
+        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator, log_every=20
     )
     if accelerator.is_main_process:
         final: Any = average.module.cpu()
@@ -260,8 +264,8 @@ def card(model: AutoencoderKL, scores: Mapping[str, Any]) -> str:
 An AutoencoderKL of {common.parameters(model) / 1e6:.2f} M parameters: 64x64 pictures in -1..1 to 4x16x16
 latents; channels {tuple(model.config.block_out_channels)}. Shared by the embedded diffusion models.
 
-Data: the avatars training split. Loss: L1 + squared error + perceptual ({scores["perceptual_loss"]}) + a small
-Kullback-Leibler term; no discriminator. Exponential average of the weights.
+Data: the avatars training split. Loss: L1 + squared error + perceptual
+({scores["perceptual_loss"]}) + a small Kullback-Leibler term; no discriminator. Exponential average of the weights.
 
 Trained for {scores["steps"]} steps of {scores["batch"]}, {scores["training_seconds"] / 60:.1f} minutes.
 Made by `unified zoo build avatars/autoencoder`.

@@ -24,8 +24,8 @@ from backbones.diffusion.train.common import Pictures
 from backbones.diffusion.train.tokenizer import build_tokenizer
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
-STEPS = 1200
-BATCH = 128
+STEPS = 2000
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def train(
 
     state = {"model": model, "average": average, "optimizer": optimizer}
     reached, seconds = train_loop(
-        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator
+        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator, log_every=20
     )
     if accelerator.is_main_process:
         final: Any = average.module.cpu()

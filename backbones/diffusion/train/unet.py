@@ -226,7 +226,7 @@ def train(
 
     state = {"model": model, "average": average, "optimizer": optimizer}
     reached, seconds = train_loop(
-        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator
+        step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator, log_every=20
     )
     if accelerator.is_main_process:
         final: Any = average.module.cpu().eval()

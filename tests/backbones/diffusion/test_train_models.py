@@ -19,8 +19,8 @@ from unified.zoo.training import BuildSettings
 
 PICTURES = squares(4)
 CLIP_SIZES = clip.Sizes(
-    text_width=16, text_layers=1, text_heads=2, picture_width=16, picture_layers=1, picture_heads=2,
-    patch=4, picture=16, shared=8,
+    text_width=32, text_layers=2, text_heads=2, picture_width=32, picture_layers=2, picture_heads=2,
+    patch=4, picture=16, shared=16,
 )  # fmt: skip
 AUTOENCODER_SIZES = autoencoder.Sizes(channels=(8, 8, 8), groups=4, picture=16)
 UNET_SIZES = unet.Sizes(channels=(8, 16), attention=(False, True), heads=2, groups=4)
@@ -30,7 +30,7 @@ def _settings(folder: Path, name: str, *, steps: int, batch: int = 8) -> BuildSe
     return BuildSettings(out=folder / "zoo" / name, work=folder / "work" / name, steps=steps, batch=batch)
 
 
-CLIP_RECIPE = clip.Recipe(learning_rate=1e-2, warmup=10, half_life=10.0, attributes_per_step=2)
+CLIP_RECIPE = clip.Recipe(learning_rate=3e-3, warmup=10, half_life=10.0, attributes_per_step=2)
 GRADIENTS = ("gradient differences", autoencoder.gradient_distance)
 
 
@@ -119,7 +119,7 @@ def test_resuming_changes_nothing(
 
 
 def test_clip_learns_the_colours_and_loads_offline(tmp_path: Path) -> None:
-    settings = _settings(tmp_path, "clip", steps=160, batch=16)
+    settings = _settings(tmp_path, "clip", steps=150, batch=16)
     train_clip(settings)
     model = CLIPModel.from_pretrained(settings.out, local_files_only=True).eval()
     tokenizer = CLIPTokenizer.from_pretrained(settings.out, local_files_only=True)
@@ -127,16 +127,14 @@ def test_clip_learns_the_colours_and_loads_offline(tmp_path: Path) -> None:
     assert model.config.text_config.eos_token_id == tokenizer.eos_token_id
     assert load_file(settings.out / "model.safetensors")["logit_scale"].dtype == torch.float16
     scores = clip.evaluate(model, tokenizer, PICTURES, gallery=9)
-    print(scores)
     assert scores["mean_accuracy"] > 0.9
     assert scores["picture_to_text_recall_at_5"] > 0.8
     assert "zero-shot" in (settings.out / "card.md").read_text()
 
 
-def test_clip_pools_at_the_first_end_token_despite_added_ids() -> None:
+def test_clip_pools_at_the_first_end_token() -> None:
     tokenizer = build_tokenizer(VOCABULARY)
     model = clip.make_model(tokenizer, CLIP_SIZES).eval()
-    model.text_model.get_input_embeddings()
     ids = clip.tokenize(tokenizer, ["a red square"], full=True)
     output = model.text_model(input_ids=ids)
     end = ids[0].tolist().index(tokenizer.eos_token_id)
@@ -156,7 +154,6 @@ def test_autoencoder_learns_and_loads_offline(tmp_path: Path) -> None:
     train_autoencoder(settings)
     model = AutoencoderKL.from_pretrained(settings.out, local_files_only=True).eval()
     scores = autoencoder.evaluate(model, PICTURES, perceptual=GRADIENTS)
-    print(scores)
     assert scores["psnr"] > 17
     with torch.no_grad():
         latents = autoencoder.encode(model, PICTURES)

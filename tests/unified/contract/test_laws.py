@@ -18,7 +18,7 @@ from inversion.spaces.token import VisualTokens
 from tests.tiny.families import pictures, tiny
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
-from unified.contract.method import Job
+from unified.contract.method import Job, Member
 from unified.contract.random import Random
 from unified.contract.recipe import Recipe, Stage
 from unified.contract.target import Target
@@ -76,7 +76,9 @@ def assert_unchanged(backbone: Backbone, before: dict[str, torch.Tensor]) -> Non
         assert not module._forward_hooks and not module._forward_pre_hooks
 
 
-def run(case: str, *, seed: int = 0, checkpoints=None, recipe: Recipe | None = None, count: int = 2) -> Concept:
+def run(
+    case: str, *, seed: int = 0, checkpoints=None, recipe: Recipe | None = None, count: int = 2
+) -> Concept:
     family, default = CASES[case]
     backbone = tiny(family)
     settings = InvertSettings(seed=seed, checkpoints=checkpoints)
@@ -115,7 +117,7 @@ def test_backbone_is_bit_identical_after_inverting_and_sampling(case: str) -> No
 def test_backbone_is_bit_identical_after_an_exception(family: str) -> None:
     backbone = tiny(family)
     before = weights_of(backbone)
-    job = Job(backbone, pictures(backbone), Random(0))
+    job = Job(backbone, [Member(pictures(backbone))], Random(0))
     with job.open() as view:
         code = Weights().initial(view, job.reference, rng=Random(0))
     with pytest.raises(ZeroDivisionError):
@@ -135,7 +137,7 @@ def test_same_seed_same_bits_and_another_seed_others(case: str) -> None:
 @FAMILY
 def test_zero_lora_and_equal_weights_change_nothing(family: str) -> None:
     backbone = tiny(family)
-    job = Job(backbone, pictures(backbone), Random(0))
+    job = Job(backbone, [Member(pictures(backbone))], Random(0))
     base = draw(family, None)
     for space in (LoRA(rank=2), Weights()):
         with job.open() as view:
@@ -148,7 +150,7 @@ def test_zero_lora_and_equal_weights_change_nothing(family: str) -> None:
 @FAMILY
 def test_a_lora_changes_the_pictures_and_weight_zero_takes_it_away(family: str) -> None:
     backbone = tiny(family)
-    job = Job(backbone, pictures(backbone), Random(0))
+    job = Job(backbone, [Member(pictures(backbone))], Random(0))
     with job.open() as view:
         code = LoRA(rank=2).initial(view, job.reference, rng=Random(0))
     loud = code.map(lambda t: torch.ones_like(t))
@@ -181,8 +183,7 @@ def test_a_view_in_three_threads_gives_what_it_gives_alone(case: str) -> None:
 def test_six_steps_are_three_and_three(case: str, tmp_path) -> None:
     family, recipe = CASES[case]
     if not isinstance(recipe.stages[-1].method, Optimize):
-        recipe.stages[-1].method  # nothing to resume: one pass
-        return
+        return  # one pass: nothing to resume
     whole = run(case, recipe=recipe.with_overrides(steps=6))
 
     class StopAtThree:
@@ -215,7 +216,9 @@ def test_six_steps_are_three_and_three(case: str, tmp_path) -> None:
     assert_same(whole, resumed)
 
 
-@pytest.mark.parametrize("case", ["gan w", "gan w & noise", "gan w+", "sd start-noise", "flux start-noise", "ar tokens"])
+@pytest.mark.parametrize(
+    "case", ["gan w", "gan w & noise", "gan w+", "sd start-noise", "flux start-noise", "ar tokens"]
+)
 def test_a_pictures_code_does_not_depend_on_its_company(case: str) -> None:
     """Per-picture codes: the second picture alone, in its own stream, is the second of three."""
     family, recipe = CASES[case]
@@ -234,27 +237,31 @@ def test_sample_i_does_not_depend_on_how_many_are_asked_for(family: str) -> None
     assert torch.allclose(one[0], three[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["gan w+", "gan w > weights", "sd word", "sd lora", "flux word", "flux lora", "ar word"])
+@pytest.mark.parametrize(
+    "case", ["gan w+", "gan w > weights", "sd word", "sd lora", "flux word", "flux lora", "ar word"]
+)
 def test_gradient_agrees_with_finite_differences(case: str) -> None:
     """In fp64, along a random direction of all tensors of the last stage's codes."""
     family, recipe = CASES[case]
     backbone = tiny(family, torch.float64)
     reference = pictures(backbone, 2)
-    job = Job(backbone, reference, Random(0))
+    job = Job(backbone, [Member(reference)], Random(0))
     generator = torch.Generator().manual_seed(0)
     codes = []
     for stage in recipe.stages:
         for space in stage.resolved():
-            with job.open(codes) as view:
+            with job.open([codes]) as view:
                 code = space.initial(view, reference, rng=Random(0))
             # Away from the start, where LoRA's first gradient is zero.
-            codes.append(code.map(lambda t: t + 0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype)))
+            codes.append(
+                code.map(lambda t: t + 0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype))
+            )
     leaves = codes[-1].map(lambda t: t.clone().requires_grad_())
     direction = leaves.map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype))
 
     def loss(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         codes[-1].tensors = tensors
-        with job.open(codes) as view:
+        with job.open([codes]) as view:
             prompts = ["a <me>"] * len(reference)
             return view.attempt(reference, rng=Random(1), prompts=prompts).error.flatten(1).mean(1).sum()
 

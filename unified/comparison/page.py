@@ -1,0 +1,181 @@
+"""report.html: one file without anything from outside, for a laptop, a phone, day and night."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from torch import Tensor
+
+from unified.comparison import chart
+from unified.comparison.result import Cell, RunResult, present_metrics
+from unified.comparison.scorers import METRICS, Metric
+from unified.comparison.store import png
+
+if TYPE_CHECKING:
+    from unified.comparison.report import Report
+
+TEMPLATES = Path(__file__).parent / "templates"
+_CRISP = 128  # pixels: up to this side, pixels are shown as squares
+
+_environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A run as the page shows it."""
+
+    run: RunResult
+    colour: str
+    heading: str
+    below: str
+    label: str  # in charts
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    columns = [_column(run, number) for number, run in enumerate(report.runs)]
+    metrics = present_metrics(report.runs)
+    seeds = report.seeds
+    return _environment.get_template("report.html").render(
+        report=report,
+        columns=columns,
+        rows=[
+            {"ask": ask, "seed": seed, "first": seed == seeds[0], "cells": _row(report.runs, number, seed)}
+            for number, ask in enumerate(report.asks)
+            for seed in seeds
+        ],
+        references=[picture(image) for image in report.references],
+        reproduced=[
+            None if run.reproduced is None else [picture(image) for image in run.reproduced] for run in report.runs
+        ],
+        metrics=metrics,
+        best={metric.key: _best(report.runs, metric) for metric in metrics},
+        charts=_tradeoffs(report, columns),
+        times=_times(columns),
+        curves=_curves(columns),
+        picture=picture,
+        crisp=report.references.shape[-1] <= _CRISP,
+        all_metrics={metric.key: metric for metric in METRICS},
+    )
+
+
+def picture(image: Tensor) -> str:
+    """[3,H,W] in 0..1 as a data address."""
+    return "data:image/png;base64," + base64.b64encode(png(image[None])).decode()
+
+
+def _column(run: RunResult, number: int) -> _Column:
+    model, colon, recipe = run.title.rpartition(":")
+    heading, below = (recipe, model) if colon else (run.title, run.recipe)
+    short = model.rpartition("/")[2]
+    label = f"{short}: {recipe}" if colon else run.title
+    return _Column(run, chart.colour(number), heading, below, label)
+
+
+def _row(runs: Sequence[RunResult], ask: int, seed: int) -> list[Cell | None]:
+    return [next((c for c in run.cells if c.ask == ask and c.seed == seed), None) for run in runs]
+
+
+def _best(runs: Sequence[RunResult], metric: Metric) -> float | None:
+    values = [value for run in runs if (value := run.value(metric.key)) is not None]
+    if len(values) < 2:
+        return None
+    return max(values) if metric.higher else min(values)
+
+
+def _tradeoffs(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any]]:
+    """Fidelity against each measure of prompt following that there is, wide and narrow."""
+    fidelity = next((m for m in METRICS[:2] if any(c.run.value(m.key) is not None for c in columns)), None)
+    if fidelity is None:
+        return []
+    found = []
+    for following in METRICS[2:4]:
+        points = []
+        for column in columns:
+            x, y = column.run.value(following.key), column.run.value(fidelity.key)
+            if x is None or y is None:
+                continue
+            points.append(
+                chart.Point(
+                    label=column.label,
+                    x=x,
+                    y=y,
+                    x_error=column.run.standard_error(following.key) or 0.0,
+                    y_error=column.run.standard_error(fidelity.key) or 0.0,
+                    colour=column.colour,
+                    hollow=column.run.is_baseline,
+                )
+            )
+        if not points:
+            continue
+        titles = {
+            "x_title": f"Prompt following: {following.title} ({report.scorers.extractor(following.key)})",
+            "y_title": f"{fidelity.title} ({report.scorers.extractor(fidelity.key)})",
+            "level": report.among_references.get(fidelity.key),
+            "level_label": "reference pictures to each other",
+        }
+        found.append(
+            {
+                "wide": Markup(chart.tradeoff(points, width=540, height=380, **titles)),  # type: ignore[arg-type]
+                "narrow": Markup(chart.tradeoff(points, width=356, height=340, **titles)),  # type: ignore[arg-type]
+                "bars": any(p.x_error or p.y_error for p in points),
+            }
+        )
+    return found
+
+
+def _times(columns: Sequence[_Column]) -> list[dict[str, Any]]:
+    """Seconds of the stages and of all pictures of each run, with widths in percent of the longest."""
+    totals = []
+    for column in columns:
+        parts = [
+            {"name": f"{_spaces(stage)} ({stage['method']['name']})", "seconds": float(stage["seconds"])}
+            for stage in column.run.stages
+        ]
+        made = [cell.seconds for cell in column.run.cells if cell.picture is not None]
+        if made:
+            parts.append({"name": f"{len(made)} pictures", "seconds": sum(made)})
+        totals.append((column, parts, sum(part["seconds"] for part in parts)))
+    longest = max((total for _, _, total in totals), default=0.0) or 1.0
+    return [
+        {
+            "column": column,
+            "total": total,
+            "parts": [
+                {**part, "width": 100 * part["seconds"] / longest, "shade": 1 - 0.28 * min(i, 2)}
+                for i, part in enumerate(parts)
+            ],
+        }
+        for column, parts, total in totals
+        if parts
+    ]
+
+
+def _spaces(stage: Any) -> str:
+    return " & ".join(space["name"] for space in stage["spaces"])
+
+
+def _curves(columns: Sequence[_Column]) -> list[dict[str, Any]]:
+    found = []
+    for column in columns:
+        for number, stage in enumerate(column.run.stages, 1):
+            losses = [float(value) for value in stage.get("losses", [])]
+            if len(losses) > 1:
+                found.append(
+                    {
+                        "column": column,
+                        "stage": f"stage {number}: {_spaces(stage)}" if len(column.run.stages) > 1 else _spaces(stage),
+                        "first": losses[0],
+                        "last": losses[-1],
+                        "steps": stage.get("steps", len(losses)),
+                        "stopped": stage.get("stopped", ""),
+                        "svg": Markup(chart.curve(losses, colour=column.colour)),
+                    }
+                )
+    return found
