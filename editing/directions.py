@@ -88,9 +88,7 @@ class Directions:
             return known[plain]
         near = difflib.get_close_matches(plain, [*self.items, *known], n=5, cutoff=0.5)
         hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)[:12])}, ..."
-        raise UserError(
-            f"{self.backbone} has no direction {name!r}; {hint}. `unified edit --list` shows all."
-        )
+        raise UserError(f"{self.backbone} has no direction {name!r}; {hint}. `unified edit --list` shows all.")
 
     def shift(self, asked: str, number: int) -> Tensor:
         """What strength 1 of an edit adds to styles, [number, width].
@@ -105,9 +103,7 @@ class Directions:
         if others:
             vectors = [self.items[self.find(other)[0]].vector for other in others]
             if any(v.ndim != 1 for v in (direction.vector, *vectors)):
-                raise UserError(
-                    f"{asked!r}: only directions with one vector for all layers can leave others alone."
-                )
+                raise UserError(f"{asked!r}: only directions with one vector for all layers can leave others alone.")
             direction = Direction(conditional(direction.vector, *vectors), direction.deviation)
         shift = sign * direction.shift(number)
         if separator:
@@ -177,9 +173,7 @@ def _describe(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
         description: dict[str, Any] = json.loads(metadata[_KEY])
         if description["format"] > FORMAT:
-            raise UserError(
-                f"{path} has direction format {description['format']}; upgrade unified to read it."
-            )
+            raise UserError(f"{path} has direction format {description['format']}; upgrade unified to read it.")
         return description
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(
@@ -205,12 +199,8 @@ def load_directions(path: str | Path, backbone: Backbone) -> Directions:
     with safe_open(path, framework="pt") as file:
         for name, values in description["directions"].items():
             vector = file.get_tensor(name).clone()
-            if tuple(vector.shape) not in ((width,), (number, width)) or not bool(
-                torch.isfinite(vector).all()
-            ):
-                raise UserError(
-                    f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected [{width}]."
-                )
+            if tuple(vector.shape) not in ((width,), (number, width)) or not bool(torch.isfinite(vector).all()):
+                raise UserError(f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected [{width}].")
             items[name] = Direction(vector, **values)
     return Directions(
         items=items,

@@ -19,7 +19,7 @@ from unified.errors import UserError
 from unified.files import write_file
 from unified.zoo.training import BuildSettings
 
-SAMPLES = 20_000  # of the embedded directions
+SAMPLES = 10_000  # of the embedded directions
 _BATCH = 64
 
 
@@ -115,9 +115,7 @@ def directions_from(
             if share > 1 - least / 2:
                 left_out[name] = f"{100 * share:.2f} % of the samples show it, there is no contrast"
                 continue
-            found = boundary(
-                latents, score, fraction=min(max(share, least), largest), softness=settings.softness
-            )
+            found = boundary(latents, score, fraction=min(max(share, least), largest), softness=settings.softness)
             deviation = float((latents @ found.normal).std())
             items[name] = Direction(found.normal, deviation, found.accuracy, share)
     return items, left_out
@@ -158,24 +156,20 @@ def find_directions(
 def effect(
     backbone: Backbone,
     classifier: Classifier,
-    directions: Directions,
-    name: str,
+    shift: Tensor | None,
     *,
-    strength: float,
     count: int = 64,
-) -> float:
-    """Share of `count` fresh samples that show the value of `name` after moving by `strength`, 0..1."""
-    attribute, _, value = name.partition("=")
-    number, _ = gan_of(backbone).style_shape()
-    _, scores = judge(
-        backbone,
-        classifier,
-        range(count),
-        shift=strength * directions.shift(name, number),
-        rng=Random(0).child("effect"),
-    )
-    place = list(classifier.vocabulary[attribute]).index(value)
-    return float((scores[attribute][:, place] > 0).float().mean())
+) -> dict[str, float]:
+    """Share of `count` fresh samples that show each value, 0..1 by name, after their styles moved by `shift`.
+
+    shift: [number, width] or None.
+    """
+    _, scores = judge(backbone, classifier, range(count), shift=shift, rng=Random(0).child("effect"))
+    return {
+        f"{attribute}={value}": float((scores[attribute][:, place] > 0).float().mean())
+        for attribute, values in classifier.vocabulary.items()
+        for place, value in enumerate(values)
+    }
 
 
 def build(settings: BuildSettings) -> None:
@@ -197,12 +191,11 @@ def build(settings: BuildSettings) -> None:
         rng=Random(settings.seed).child("directions"),
         progress=Bar(),
     )
+    number, _ = gan_of(backbone).style_shape()
+    before = effect(backbone, classifier, None)
     effects = {
-        name: (
-            effect(backbone, classifier, directions, name, strength=0.0),
-            effect(backbone, classifier, directions, name, strength=3.0),
-        )
-        for name in directions.items
+        name: (before[name], effect(backbone, classifier, 3.0 * direction.shift(number))[name])
+        for name, direction in directions.items.items()
     }
     save_directions(directions, settings.out / FILE)
     write_file(settings.out / "card.md", card(directions, find, effects).encode())

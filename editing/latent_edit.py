@@ -29,9 +29,7 @@ def edit(
     """
     places = style_codes(concept)
     if not places:
-        raise UserError(
-            f"The concept {concept.name} holds no style vectors to move: invert it in 'w' or 'w+' first."
-        )
+        raise UserError(f"The concept {concept.name} holds no style vectors to move: invert it in 'w' or 'w+' first.")
     number, _ = gan_of(backbone).style_shape()
     shift = (directions or directions_for(backbone)).total(edits, number)
     if shift is None:
@@ -79,9 +77,7 @@ class LatentEdit(Scheme):
         if target.edits:
             directions = directions_for(backbone)
             bound = [
-                edit(backbone, concept, target.edits, directions=directions)
-                if style_codes(concept)
-                else concept
+                edit(backbone, concept, target.edits, directions=directions) if style_codes(concept) else concept
                 for concept in with_samples(backbone, concepts, target, rng=rng)
             ]
         with backbone.bound(*bound) as view:

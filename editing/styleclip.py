@@ -202,9 +202,7 @@ class TextEdit(Scheme):
             parts = [range(count)[i : i + self.descent.batch] for i in range(0, count, self.descent.batch)]
             styles = torch.cat(
                 [
-                    fit_text(
-                        view, part, text, terms, self.descent, progress=progress, label=f"edit: {prompt}"
-                    )
+                    fit_text(view, part, text, terms, self.descent, progress=progress, label=f"edit: {prompt}")
                     for part in parts
                 ]
             )

@@ -104,9 +104,7 @@ def with_styles(concept: Concept, styles: Tensor, mean: Tensor) -> Concept:
 
 def _check_weight(weight: float) -> None:
     if weight == 0.0:
-        raise UserError(
-            "A concept bound with weight 0 has no effect, so there is nothing to edit: raise the weight."
-        )
+        raise UserError("A concept bound with weight 0 has no effect, so there is nothing to edit: raise the weight.")
 
 
 def sampled_concept(backbone: Backbone, target: Target, *, rng: Random) -> Concept:
@@ -117,9 +115,7 @@ def sampled_concept(backbone: Backbone, target: Target, *, rng: Random) -> Conce
     return Concept(codes=[style_code(styles)], name=SAMPLED)
 
 
-def with_samples(
-    backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random
-) -> list[Concept]:
+def with_samples(backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random) -> list[Concept]:
     """The concepts, and one for the target's random samples if none of them brings styles."""
     if any(style_codes(concept) for concept in concepts):
         return list(concepts)

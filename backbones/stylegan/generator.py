@@ -1,4 +1,4 @@
-"""StyleGAN2 generator: mapping and synthesis."""
+"""StyleGAN2 and StyleGAN3 generator: mapping and synthesis."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from torch import Tensor, nn
 
 from backbones.stylegan.config import GeneratorConfig
 from backbones.stylegan.mapping import Mapping
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
+from backbones.stylegan.stylegan3.synthesis import AliasFreeSynthesis
 from backbones.stylegan.synthesis import Noise, Synthesis
 
 
 class Generator(nn.Module):
-    """z -> `mapping` -> ws -> `synthesis` -> picture. Parameter names are those of the official networks."""
+    """z -> `mapping` -> ws -> `synthesis` -> picture. Parameter names are those of the official networks.
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    The configuration's type decides between the two synthesis networks.
+    """
+
+    synthesis: Synthesis | AliasFreeSynthesis
+
+    def __init__(self, config: GeneratorConfig | AliasFreeConfig) -> None:
         super().__init__()
         self.config = config
         self.mapping = Mapping(
@@ -26,7 +33,10 @@ class Generator(nn.Module):
             embed_width=config.embed_width,
             multiplier=config.learning_rate_multiplier,
         )
-        self.synthesis = Synthesis(config)
+        if isinstance(config, AliasFreeConfig):
+            self.synthesis = AliasFreeSynthesis(config)
+        else:
+            self.synthesis = Synthesis(config)
 
     def forward(
         self,

@@ -55,9 +55,7 @@ def boundary(
             " given; expected [N, D], [N] and a fraction in (0, 0.5]."
         )
     if not bool(torch.isfinite(scores).all()) or float(scores.min()) == float(scores.max()):
-        raise UserError(
-            "The scores do not tell the samples apart (all equal, or not finite): no boundary there."
-        )
+        raise UserError("The scores do not tell the samples apart (all equal, or not finite): no boundary there.")
     count = int(len(scores) * fraction)
     fitted = int(count * training)
     if fitted < 2 or fitted == count:
@@ -91,14 +89,10 @@ def conditional(primal: Tensor, *others: Tensor) -> Tensor:
     """
     if not others:
         return functional.normalize(primal, dim=0)
-    basis, upper = torch.linalg.qr(
-        torch.stack([functional.normalize(o.double(), dim=0) for o in others], dim=1)
-    )
+    basis, upper = torch.linalg.qr(torch.stack([functional.normalize(o.double(), dim=0) for o in others], dim=1))
     basis = basis[:, upper.diagonal().abs() > _SMALLEST]  # others that repeat one another count once
     unit = functional.normalize(primal.double(), dim=0)
     rest = unit - basis @ (basis.T @ unit)
     if float(rest.norm()) < _SMALLEST:
-        raise UserError(
-            "The direction lies in the span of those that it shall leave alone: nothing is left of it."
-        )
+        raise UserError("The direction lies in the span of those that it shall leave alone: nothing is left of it.")
     return functional.normalize(rest, dim=0).to(primal.dtype)

@@ -204,7 +204,7 @@ class _Run:
         if self.keeps_best:
             self._offer(rows.detach())
         self.losses.append(float(fit.detach().mean()))
-        if method.stop is not None and float(terms[method.stop.objective].max()) <= method.stop.below:
+        if method.stop is not None and float(terms[method.stop.objective].detach().max()) <= method.stop.below:
             return f"{method.stop.objective} reached {method.stop.below}"
         self.adam.zero_grad(set_to_none=True)
         self._total(rows, reference).backward()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from editing import directions as module
 from editing.directions import Direction, Directions, directions_for, load_directions, save_directions
-from editing.find_directions import FindSettings, effect, find_directions, judge, log_odds
+from editing.find_directions import FindSettings, build, effect, find_directions, judge, log_odds
 from editing.latent.names import aliases
 from tests.editing.conftest import LinearClassifier, Telling, units
 from tests.tiny import gan
@@ -20,6 +20,7 @@ from unified.avatars.attributes import ATTRIBUTES
 from unified.avatars.captions import phrase
 from unified.contract.random import Random
 from unified.errors import UserError
+from unified.zoo.training import BuildSettings
 
 SETTINGS = FindSettings(samples=6000, fractions=(0.1, 0.1), batch=500)
 
@@ -65,22 +66,42 @@ def test_conditioned_direction_changes_the_other_score_less(found) -> None:
 
 def test_effect_of_moving(found) -> None:
     backbone, classifier, directions = found
-    assert effect(backbone, classifier, directions, "glow=on", strength=4.0) == 1.0
-    assert effect(backbone, classifier, directions, "glow=on", strength=-4.0) == 0.0
-    assert 0.2 < effect(backbone, classifier, directions, "glow=on", strength=0.0) < 0.8
+    number, _ = backbone.style_shape()
+    shift = directions.shift("glow=on", number)
+    assert effect(backbone, classifier, 4 * shift)["glow=on"] == 1.0
+    assert effect(backbone, classifier, -4 * shift)["glow=on"] == 0.0
+    plain = effect(backbone, classifier, None)
+    assert 0.2 < plain["glow=on"] < 0.8 and plain["glow=on"] + plain["glow=off"] == 1.0
 
 
 def test_finding_is_reproducible_and_batch_free() -> None:
     backbone = Telling("tiny/telling", gan.stylegan(seed=1).generator)
     a, b, _ = units(3)
     classifier = LinearClassifier(a, b, backbone.style_statistics()[0])
-    small = FindSettings(samples=400, fractions=(0.1, 0.1), batch=400)
+    small = FindSettings(samples=200, fractions=(0.1, 0.1), batch=200)
     one = find_directions(backbone, classifier, extractor="x", settings=small)
     two = find_directions(backbone, classifier, extractor="x", settings=small)
     assert all(torch.equal(one.items[k].vector, two.items[k].vector) for k in one.items)
     other = find_directions(backbone, classifier, extractor="x", settings=replace(small, batch=37))
     for name, direction in one.items.items():
         torch.testing.assert_close(other.items[name].vector, direction.vector, atol=1e-4, rtol=0)
+
+
+def test_builder_writes_directions_and_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import unified.loading
+    from unified.extractors import attributes
+
+    backbone = Telling("avatars/stylegan2", gan.stylegan(seed=1).generator)
+    a, b, _ = units(3)
+    classifier = LinearClassifier(a, b, backbone.style_statistics()[0])
+    monkeypatch.setattr(unified.loading, "load", {"avatars/stylegan2": backbone}.__getitem__)
+    monkeypatch.setattr(attributes, "load", lambda: classifier)
+    build(BuildSettings(out=tmp_path / "out", work=tmp_path / "work", steps=1000, batch=500))
+    loaded = load_directions(tmp_path / "out" / module.FILE, backbone)
+    assert set(loaded.items) == {"glow=off", "glow=on", "tint=off", "tint=on"}
+    assert loaded.samples == 1000 and loaded.extractor == "avatars/attributes"
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "| glow=on |" in card and "- ghost=never: 0.00 %" in card and "1,000 random samples" in card
 
 
 def test_log_odds_closed_form() -> None:

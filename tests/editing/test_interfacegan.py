@@ -12,7 +12,7 @@ from unified.errors import UserError
 
 
 def unit(*values: float) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.tensor(values), dim=0)
+    return torch.nn.functional.normalize(torch.tensor(values, dtype=torch.float32), dim=0)
 
 
 def test_normal_of_a_linear_score() -> None:

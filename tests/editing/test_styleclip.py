@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ class Who:
         return functional.normalize(images.mean((2, 3)), dim=1)
 
 
-FREE = TextEdit(descent=Descent(steps=40), l2=0.0, clip=Brightness, identity=lambda: None)
+FREE = TextEdit(descent=Descent(steps=15, lr=0.3), l2=0.0, clip=Brightness, identity=lambda: None)
 
 
 def run(backbone, concepts, prompt: str, scheme: TextEdit = FREE, *, n: int | None = None) -> Tensor:
@@ -80,7 +81,7 @@ def test_reaches_the_closed_form_optimum() -> None:
     backbone = Telling("tiny/telling", gan.stylegan().generator)
     concept = styled(backbone)
     text = functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(2)), dim=0)
-    descent = Descent(steps=300, lr=0.3)
+    descent = Descent(steps=200, lr=0.4)
     with backbone.bound(concept) as view:
         styles = fit_text(view, [0, 1], text, Terms(Aim(text), l2=0.0), descent, progress=Silent())
         held = fit_text(view, [0, 1], text, Terms(Aim(text), l2=1e4), descent, progress=Silent())
@@ -109,7 +110,7 @@ def test_identity_term_holds_the_colours(backbone) -> None:
     before = Who().embed(run(backbone, [concept], ""))
 
     def kept(weight: float) -> float:
-        scheme = replace(FREE, identity=Who, identity_weight=weight)
+        scheme = replace(FREE, descent=Descent(steps=30), identity=Who, identity_weight=weight)
         return float((Who().embed(run(backbone, [concept], "<me> brighter", scheme)) * before).sum(1).mean())
 
     assert 1 - kept(50.0) < 0.5 * (1 - kept(0.0))
@@ -144,7 +145,7 @@ def test_a_weighted_concept_starts_where_it_is_bound(backbone) -> None:
 def test_does_not_depend_on_batching(backbone) -> None:
     concept = styled(backbone, 3)
     together = run(backbone, [concept], "<me> brighter", n=4)
-    by_one = run(backbone, [concept], "<me> brighter", replace(FREE, descent=Descent(steps=40, batch=1)), n=4)
+    by_one = run(backbone, [concept], "<me> brighter", replace(FREE, descent=Descent(steps=15, lr=0.3, batch=1)), n=4)
     torch.testing.assert_close(by_one, together, atol=2e-3, rtol=0)
     torch.testing.assert_close(together[3], together[0], atol=2e-3, rtol=0)  # i modulo the pictures
     assert together.shape[0] == 4
@@ -172,7 +173,7 @@ def test_the_scorer_gets_words_for_the_name(backbone) -> None:
         ("a photo of <me>  smiling", {}, "a photo of smiling"),
     ],
 )
-def test_plain_text(prompt: str, concept: dict[str, str], expected: str) -> None:
+def test_plain_text(prompt: str, concept: dict[str, Any], expected: str) -> None:
     codes = [spaces.get("w")().code({"w": torch.zeros(1, 16)})]
     assert plain_text(prompt, [Concept(codes=codes, **concept)]) == expected
 

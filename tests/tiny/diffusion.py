@@ -50,7 +50,7 @@ def t5_tokenizer(*, max_length: int = 48) -> T5Tokenizer:
 
 
 def stable_diffusion_pipeline(
-    *, seed: int = 0, dtype: torch.dtype = torch.float32
+    *, seed: int = 0, dtype: torch.dtype = torch.float32, prediction: str = "epsilon"
 ) -> StableDiffusionPipeline:
     """SD 1.5, 35 thousand parameters, 64 px, latents 4x32x32."""
     torch.manual_seed(seed)
@@ -72,7 +72,7 @@ def stable_diffusion_pipeline(
         text_encoder=CLIPTextModel(_clip_config(tokenizer, width=8, heads=2)),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=_ddim(),
+        scheduler=_ddim(prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -231,7 +231,7 @@ def _autoencoder(
     )
 
 
-def _ddim() -> DDIMScheduler:
+def _ddim(prediction: str = "epsilon") -> DDIMScheduler:
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -239,6 +239,7 @@ def _ddim() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type=prediction,
     )
 
 

@@ -94,18 +94,23 @@ def tradeoff(
     for value in ticks(x_low, x_high, columns):
         x, _ = place(value, y_low)
         parts.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top:.0f}" y2="{frame.bottom:.0f}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 17:.0f}" text-anchor="middle">{value:g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 17:.0f}" text-anchor="middle">{value:g}</text>'
+        )
     for value in ticks(y_low, y_high):
         _, y = place(x_low, value)
         parts.append(f'<line class="rule" x1="{frame.left:.0f}" x2="{frame.right:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{frame.left - 7:.0f}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     middle_x, middle_y = (frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2
-    parts.append(f'<text class="axis" x="{middle_x:.0f}" y="{height - 10}" text-anchor="middle">{escape(x_title)}</text>')
+    parts.append(
+        f'<text class="axis" x="{middle_x:.0f}" y="{height - 10}" text-anchor="middle">{escape(x_title)}</text>'
+    )
     parts.append(
         f'<text class="axis" transform="translate(14 {middle_y:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_title)}</text>"
     )
     taken: list[_Box] = []
+    lines: list[_Box] = []
     if level is not None:
         _, y = place(x_low, level)
         parts.append(f'<line class="level" x1="{frame.left:.0f}" x2="{frame.right:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -114,27 +119,44 @@ def tradeoff(
     for p in points:
         x, y = place(p.x, p.y)
         (x1, y1), (x2, y2) = place(p.x - p.x_error, p.y - p.y_error), place(p.x + p.x_error, p.y + p.y_error)
-        taken += [_Box(x - 8, y - 8, x + 8, y + 8), _Box(x1, y - 2, x2, y + 2), _Box(x - 2, y2, x + 2, y1)]
+        taken.append(_Box(x - 8, y - 8, x + 8, y + 8))
+        lines += [_Box(x1, y - 2, x2, y + 2), _Box(x - 2, y2, x + 2, y1)]
         if p.x_error:
-            parts.append(f'<line class="bar" stroke="{p.colour}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(
+                f'<line class="bar" stroke="{p.colour}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
         if p.y_error:
-            parts.append(f'<line class="bar" stroke="{p.colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>')
+            parts.append(
+                f'<line class="bar" stroke="{p.colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+            )
     for p in points:
         x, y = place(p.x, p.y)
-        style = f'class="hollow" stroke="{p.colour}"' if p.hollow else f'fill="{p.colour}"'
+        style = f'class="hollow" style="--colour: {p.colour}"' if p.hollow else f'fill="{p.colour}"'
         parts.append(f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="5.5"><title>{escape(p.label)}</title></circle>')
     for p in points:
-        box, anchor = _label_box(*place(p.x, p.y), _LETTER * len(p.label), frame, taken)
+        px, py = place(p.x, p.y)
+        box, anchor = _label_box(px, py, _LETTER * len(p.label), frame, taken, lines)
         taken.append(box)
         x = {"start": box.left, "end": box.right, "middle": (box.left + box.right) / 2}[anchor]
+        near = min(max(px, box.left), box.right), min(max(py, box.top + 2), box.bottom - 2)
+        if math.dist(near, (px, py)) > 13:
+            parts.append(
+                f'<line class="leader" stroke="{p.colour}" x1="{px:.1f}" y1="{py:.1f}" x2="{near[0]:.1f}" y2="{near[1]:.1f}"/>'
+            )
         parts.append(
-            f'<text class="label" x="{x:.1f}" y="{box.bottom - 3.5:.1f}" text-anchor="{anchor}">{escape(p.label)}</text>'
+            f'<text class="label" x="{x:.1f}" y="{box.bottom - 3.5:.1f}" text-anchor="{anchor}" fill="{p.colour}">'
+            f"{escape(p.label)}</text>"
         )
     return "".join([*parts, "</svg>"])
 
 
-def _label_box(x: float, y: float, width: float, frame: _Box, taken: Sequence[_Box]) -> tuple[_Box, str]:
-    """Where a label beside (x, y) covers the least of what is there and stays in the frame."""
+def _label_box(
+    x: float, y: float, width: float, frame: _Box, taken: Sequence[_Box], lines: Sequence[_Box]
+) -> tuple[_Box, str]:
+    """Where a label beside (x, y) covers the least of what is there and stays in the frame.
+
+    Points and labels in `taken` weigh most, error bars in `lines` less: they are still seen on both sides.
+    """
     height = _FONT + 3
     best: tuple[float, _Box, str] | None = None
     for distance in (9.0, 16.0, 26.0, 38.0, 52.0):
@@ -150,7 +172,8 @@ def _label_box(x: float, y: float, width: float, frame: _Box, taken: Sequence[_B
         ]
         for order, (box, anchor) in enumerate(places):
             outside = box.area - box.overlap(frame)
-            cost = sum(box.overlap(other) for other in taken) + 4 * outside + 0.5 * distance + 0.1 * order
+            covered = 10 * sum(box.overlap(other) for other in taken) + sum(box.overlap(line) for line in lines)
+            cost = covered + 50 * outside + 2 * distance + 0.1 * order
             if best is None or cost < best[0]:
                 best = (cost, box, anchor)
     assert best is not None

@@ -68,21 +68,15 @@ def compare(
     pictures = named_pictures(images)
     chosen = parse_runs(default_runs() if runs is None else runs)
     if steps is not None:
-        chosen = [
-            run if run.steps or run.is_baseline else dataclasses.replace(run, steps=steps) for run in chosen
-        ]
+        chosen = [run if run.steps or run.is_baseline else dataclasses.replace(run, steps=steps) for run in chosen]
     category = category or pictures.category or _category_of(chosen)
     if not category and any(run.is_baseline for run in chosen):
-        raise UserError(
-            "A run with the category alone needs to know it: give category=..., such as 'person'."
-        )
+        raise UserError("A run with the category alone needs to know it: give category=..., such as 'person'.")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds={list(seeds)} was given; give at least one seed, and each once.")
     if not name.strip():
         raise UserError("name is empty: give the placeholder that prompts use, such as '<me>'.")
-    asks = read_asks(
-        default_prompts(pictures.person) if prompts is None else prompts, name=name, category=category
-    )
+    asks = read_asks(default_prompts(pictures.person) if prompts is None else prompts, name=name, category=category)
     references = square_pictures(pictures.images)
     scorers = embedded_scorers() if scorers is None else scorers
     store = Store(None if folder is None else Path(folder), resume=resume)
@@ -138,9 +132,7 @@ def default_runs() -> list[str]:
             chosen.setdefault(backbones.get(model.backbone).label, name)
     if not chosen:
         able = ", ".join(name for name, model in zoo if model.load)
-        raise UserError(
-            f"No embedded model has its weights in this installation: build one ({able}) or give runs."
-        )
+        raise UserError(f"No embedded model has its weights in this installation: build one ({able}) or give runs.")
     return [f"{name}:{backbones.get(zoo.get(name).backbone).default_recipe}" for name in chosen.values()]
 
 

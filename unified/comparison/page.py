@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,20 @@ def _tradeoffs(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any
         found.append(
             {
                 "wide": Markup(chart.tradeoff(points, width=540, height=380, **titles)),  # type: ignore[arg-type]
-                "narrow": Markup(chart.tradeoff(points, width=356, height=340, **titles)),  # type: ignore[arg-type]
+                "narrow": Markup(chart.tradeoff(_shortened(points), width=356, height=340, **titles)),  # type: ignore[arg-type]
                 "bars": any(p.x_error or p.y_error for p in points),
             }
         )
     return found
+
+
+def _shortened(points: Sequence[chart.Point]) -> list[chart.Point]:
+    """The points with the recipe alone as their label, where that is enough to tell them apart."""
+    recipes = [point.label.rpartition(": ")[2] for point in points]
+    return [
+        dataclasses.replace(point, label=recipe) if recipes.count(recipe) == 1 else point
+        for point, recipe in zip(points, recipes, strict=True)
+    ]
 
 
 def _times(columns: Sequence[_Column]) -> list[dict[str, Any]]:

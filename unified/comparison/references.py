@@ -65,8 +65,6 @@ def _single(images: ImageInput) -> list[ImageInput]:
         return list(pictures_in(images)) if Path(images).is_dir() else [images]
     if isinstance(images, Sequence):
         if not images:
-            raise UserError(
-                "No picture was given: give at least one path, folder, PIL image, array or tensor."
-            )
+            raise UserError("No picture was given: give at least one path, folder, PIL image, array or tensor.")
         return [single for item in images for single in _single(item)]
     return [images]

@@ -72,9 +72,7 @@ def parse_run(run: str | Run) -> Run:
     if not colon:
         model, recipe = run, ""
     if not model:
-        raise UserError(
-            f"The run {run!r} names no model: write model:recipe, such as 'avatars/stylegan2:pti'."
-        )
+        raise UserError(f"The run {run!r} names no model: write model:recipe, such as 'avatars/stylegan2:pti'.")
     return Run(model, recipe)
 
 
@@ -90,9 +88,7 @@ def parse_runs(runs: Sequence[str | Run]) -> list[Run]:
     slugs = [run.slug for run in parsed]
     for run in parsed:
         if slugs.count(run.slug) > 1:
-            raise UserError(
-                f"Two runs are both named {run.title!r}: give them different labels, Run(..., label=...)."
-            )
+            raise UserError(f"Two runs are both named {run.title!r}: give them different labels, Run(..., label=...).")
         if isinstance(run.recipe, str) and run.recipe and not run.is_baseline:
             recipes.get(run.recipe)
         cls = run.backbone_class()

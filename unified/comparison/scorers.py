@@ -63,9 +63,7 @@ METRICS: tuple[Metric, ...] = (
         "cosine with the reference pictures, who is shown",
         "references > images > prompts",
     ),
-    Metric(
-        "clip-i", "CLIP-I", True, 3, "cosine with the reference pictures", "references > images > prompts"
-    ),
+    Metric("clip-i", "CLIP-I", True, 3, "cosine with the reference pictures", "references > images > prompts"),
     Metric(
         "clip-t",
         "CLIP-T",
@@ -74,9 +72,7 @@ METRICS: tuple[Metric, ...] = (
         "cosine with the prompt, the category in place of the name",
         "images > prompts",
     ),
-    Metric(
-        "attributes", "Attributes", True, 2, "share of requested attributes that are seen", "images > prompts"
-    ),
+    Metric("attributes", "Attributes", True, 2, "share of requested attributes that are seen", "images > prompts"),
     Metric("psnr", "PSNR", True, 1, "of the reproduced pictures, in decibels", "pictures"),
     Metric("ssim", "SSIM", True, 3, "of the reproduced pictures", "pictures"),
     Metric("lpips", "LPIPS", False, 3, "perceptual distance of the reproduced pictures", "pictures"),
@@ -118,16 +114,12 @@ class Scorers:
         for part in ("identity", "clip", "attributes", "perceptual"):
             extractor: Any = getattr(self, part)
             digest.update(f"{part}:{type(extractor).__qualname__}:{self.names.get(part)}".encode())
-            modules = (
-                [extractor, *vars(extractor).values()] if hasattr(extractor, "__dict__") else [extractor]
-            )
+            modules = [extractor, *vars(extractor).values()] if hasattr(extractor, "__dict__") else [extractor]
             for module in modules:
                 if isinstance(module, nn.Module):
                     for name, value in sorted(module.state_dict().items()):
                         digest.update(name.encode())
-                        digest.update(
-                            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                        )
+                        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
                     break
         return digest.hexdigest()[:16]
 
@@ -189,9 +181,7 @@ class Judge:
             known = [(attribute, value) for attribute, value in ask.requests if attribute in shown]
             if known:
                 seen = {attribute: shown[attribute] for attribute, _ in known}
-                scores["attributes"] = sum(seen[attribute] == value for attribute, value in known) / len(
-                    known
-                )
+                scores["attributes"] = sum(seen[attribute] == value for attribute, value in known) / len(known)
         return scores, seen
 
     @torch.no_grad()

@@ -33,7 +33,10 @@ def grid_png(runs: Sequence[RunResult], asks: Sequence[Ask], seeds: Sequence[int
     for i, picture in enumerate(references):
         sheet.paste(_tile(picture), (_LABEL + i * step, _GAP))
     for column, run in enumerate(runs):
-        _write(draw, run.title.replace(":", ": "), (_LABEL + column * step, _GAP + step + 4), font, 18, lines=2)
+        model, _, recipe = run.title.rpartition(":")
+        corner = (_LABEL + column * step, _GAP + step + 4)
+        _write(draw, recipe, corner, bold, 18, lines=1)
+        _write(draw, model.rpartition("/")[2], (corner[0], corner[1] + 19), font, 18, lines=1)
     for row, (number, seed) in enumerate(rows):
         top = _GAP + step + head + row * step
         text = asks[number].text + (f" (seed {seed})" if len(seeds) > 1 else "")

@@ -82,9 +82,7 @@ class Store:
         except (OSError, ValueError, KeyError, RuntimeError):
             return None
 
-    def save_pictures(
-        self, run: str, name: str, key: str, pictures: Tensor | None, about: Mapping[str, Any]
-    ) -> None:
+    def save_pictures(self, run: str, name: str, key: str, pictures: Tensor | None, about: Mapping[str, Any]) -> None:
         """Keep pictures side by side in one PNG with `about` beside it; None: only `about` has changed."""
         path = self._picture_path(run, name)
         if path is None:

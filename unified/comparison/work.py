@@ -171,9 +171,7 @@ def _reproduce(
     return pictures, scores
 
 
-def _cell(
-    run: Run, backbone: Backbone, concept: Concept | None, key: str, number: int, seed: int, work: Work
-) -> Cell:
+def _cell(run: Run, backbone: Backbone, concept: Concept | None, key: str, number: int, seed: int, work: Work) -> Cell:
     ask = work.asks[number]
     prompt = ask.text if concept is not None else ask.neutral
     name = f"{digest(ask.text)[:10]}-{seed}"
@@ -214,9 +212,7 @@ def _cell(
     )
 
 
-def _generate(
-    run: Run, backbone: Backbone, concept: Concept | None, prompt: str, seed: int, work: Work
-) -> Tensor:
+def _generate(run: Run, backbone: Backbone, concept: Concept | None, prompt: str, seed: int, work: Work) -> Tensor:
     """One picture [3,H,W]. A baseline on a backbone that reads no prompts is a random sample of it."""
     silent = concept is None and not can(backbone, Reads)
     images: Tensor = backbone.generate(

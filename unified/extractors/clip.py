@@ -6,7 +6,8 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,13 @@ class Preparation:
         height, width = images.shape[-2:]
         shape = (self.size, self.size)
         if self.crop and height != width:
-            scale = self.size / min(height, width)
-            shape = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
+            # Rounded down, and the cut below to the nearest, as transformers does.
+            short = min(height, width)
+            shape = (self.size * height // short, self.size * width // short)
         if shape != (height, width):
-            images = functional.interpolate(
-                images, shape, mode="bicubic", antialias=True, align_corners=False
-            )
+            images = functional.interpolate(images, shape, mode="bicubic", antialias=True, align_corners=False)
             images = images.clamp(0, 1)  # bicubic overshoots
-        top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
+        top, left = round((shape[0] - self.size) / 2), round((shape[1] - self.size) / 2)
         images = images[..., top : top + self.size, left : left + self.size]
         mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
         return (images - mean) / images.new_tensor(self.deviation).view(1, 3, 1, 1)
@@ -83,9 +83,7 @@ class ClipScorer:
         if not texts:
             raise UserError("CLIP was given no text; give at least one.")
         length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
-        )
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
         pooled = self.model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
@@ -123,18 +121,29 @@ def load(folder: str | Path | None = None) -> ClipScorer:
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        model = CLIPModel.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with _quiet():
+            model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
         preparation = _preparation(path, model.config.vision_config.image_size)
     except Exception as error:
         # transformers raises many sorts for missing, damaged or unfitting files; all mean the same here.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"The CLIP model in {path} cannot be loaded ({reason}): fetch or build it again."
-        ) from error
+        raise UserError(f"The CLIP model in {path} cannot be loaded ({reason}): fetch or build it again.") from error
     return ClipScorer(EMBEDDED if embedded else _name(path), model, tokenizer, preparation)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar that transformers shows for the fraction of a second that loading takes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _preparation(folder: Path, size: int) -> Preparation:

@@ -144,9 +144,7 @@ def encode(model: AutoencoderKL, pictures: Pictures, *, batch: int = 64) -> Tens
     """Latents float [N,4,h,w] of all pictures: the posterior's means, not scaled."""
     device = next(model.parameters()).device
     parts = torch.arange(len(pictures)).split(batch)
-    return torch.cat(
-        [model.encode(pictures.tensor(part).to(device)).latent_dist.mean.cpu() for part in parts]
-    )
+    return torch.cat([model.encode(pictures.tensor(part).to(device)).latent_dist.mean.cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -203,9 +201,7 @@ def train(
     average = ExponentialAverage(model, half_life=recipe.half_life)
     average.module.to(accelerator.device)
     loss_module = ReconstructionLoss(model)
-    optimizer = torch.optim.AdamW(
-        common.decay_groups(loss_module, weight_decay=1e-3), lr=1.0, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(common.decay_groups(loss_module, weight_decay=1e-3), lr=1.0, betas=(0.9, 0.98))
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     side = sizes.picture // 2 ** (len(sizes.channels) - 1)
     clock = common.Clock(settings, steps)
@@ -216,9 +212,7 @@ def train(
         noise = torch.randn(batch, sizes.latent, side, side, generator=generator)
         pixels = pictures.tensor(indices).to(accelerator.device)
         absolute, squared, perceived, divergence = wrapped(pixels, noise.to(accelerator.device), distance)
-        common.set_learning_rate(
-            optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup)
-        )
+        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
         optimizer.zero_grad(set_to_none=True)
         loss = absolute + recipe.squared * squared + recipe.perceptual * perceived
         accelerator.backward(loss + recipe.divergence * divergence)
@@ -265,7 +259,8 @@ An AutoencoderKL of {common.parameters(model) / 1e6:.2f} M parameters: 64x64 pic
 latents; channels {tuple(model.config.block_out_channels)}. Shared by the embedded diffusion models.
 
 Data: the avatars training split. Loss: L1 + squared error + perceptual
-({scores["perceptual_loss"]}) + a small Kullback-Leibler term; no discriminator. Exponential average of the weights.
+({scores["perceptual_loss"]}) + a small Kullback-Leibler term; no discriminator.
+Exponential average of the weights.
 
 Trained for {scores["steps"]} steps of {scores["batch"]}, {scores["training_seconds"] / 60:.1f} minutes.
 Made by `unified zoo build avatars/autoencoder`.

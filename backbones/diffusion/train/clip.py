@@ -83,9 +83,7 @@ def make_model(tokenizer: CLIPTokenizer, sizes: Sizes = Sizes()) -> CLIPModel:
         image_size=sizes.picture,
         patch_size=sizes.patch,
     )
-    config = CLIPConfig(
-        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=sizes.shared
-    )
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=sizes.shared)
     return CLIPModel(config)
 
 
@@ -182,14 +180,9 @@ def evaluate(
         accuracy[name] = round((guess == targets[chosen]).float().mean().item(), 4)
     captions = pictures.captions(chosen, generator=common.batch_generator(seed, 0, stream=9))
     text = torch.cat(
-        [
-            text_features(model, tokenize(tokenizer, captions[at : at + 128]))
-            for at in range(0, len(captions), 128)
-        ]
+        [text_features(model, tokenize(tokenizer, captions[at : at + 128])) for at in range(0, len(captions), 128)]
     )
-    ranks = torch.cat(
-        [_ranks(p, t) for p, t in zip(picture.split(gallery), text.split(gallery), strict=True)]
-    )
+    ranks = torch.cat([_ranks(p, t) for p, t in zip(picture.split(gallery), text.split(gallery), strict=True)])
     return {
         "zero_shot_accuracy": accuracy,
         "mean_accuracy": round(sum(accuracy.values()) / len(accuracy), 4),
@@ -239,9 +232,7 @@ def train(
             [prompts[column].to(device) for column in columns],
             [classes[column][0][indices].to(device) for column in columns],
         )
-        common.set_learning_rate(
-            optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup)
-        )
+        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(contrast + attribute)
         accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)

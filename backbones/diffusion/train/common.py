@@ -65,8 +65,7 @@ class Pictures:
         """One freshly drawn caption per picture."""
         seeds = torch.randint(2**62, (len(indices),), generator=generator).tolist()
         return [
-            self.caption(self.row(int(index)), random.Random(seed))
-            for index, seed in zip(indices, seeds, strict=True)
+            self.caption(self.row(int(index)), random.Random(seed)) for index, seed in zip(indices, seeds, strict=True)
         ]
 
 

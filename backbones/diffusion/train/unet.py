@@ -75,9 +75,7 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_model(
-    *, text_width: int, latent: int = 4, side: int = 16, sizes: Sizes = Sizes()
-) -> UNet2DConditionModel:
+def make_model(*, text_width: int, latent: int = 4, side: int = 16, sizes: Sizes = Sizes()) -> UNet2DConditionModel:
     """A randomly initialised UNet2DConditionModel for latents [B, latent, side, side]."""
     down = ["CrossAttnDownBlock2D" if reads else "DownBlock2D" for reads in sizes.attention]
     up = ["CrossAttnUpBlock2D" if reads else "UpBlock2D" for reads in reversed(sizes.attention)]
@@ -124,9 +122,7 @@ class DenoisingLoss(nn.Module):
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, ids: Tensor, alphas: Tensor
-    ) -> Tensor:
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, ids: Tensor, alphas: Tensor) -> Tensor:
         """Squared error [B] of the predicted noise, a mean over the latents' elements.
 
         latents, noise [B,4,h,w]; timesteps [B]; ids [B,L]; alphas [B], cumulative, at the timesteps.
@@ -134,9 +130,7 @@ class DenoisingLoss(nn.Module):
         level = alphas[:, None, None, None]
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
         text = self.text_encoder(input_ids=ids).last_hidden_state
-        return (
-            (self.unet(noisy, timesteps, encoder_hidden_states=text).sample - noise).square().mean((1, 2, 3))
-        )
+        return (self.unet(noisy, timesteps, encoder_hidden_states=text).sample - noise).square().mean((1, 2, 3))
 
 
 def cached_latents(model: AutoencoderKL, pictures: Pictures, *, work: Path) -> Tensor:
@@ -171,9 +165,7 @@ def train(
     """
     for folder, name in ((clip, "avatars/clip"), (autoencoder, "avatars/autoencoder")):
         if not (folder / "config.json").exists():
-            raise UserError(
-                f"{folder} holds no finished model; build {name} first (unified zoo build {name})."
-            )
+            raise UserError(f"{folder} holds no finished model; build {name} first (unified zoo build {name}).")
     steps, batch = settings.pick_steps(STEPS), settings.pick_batch(BATCH)
     tokenizer = CLIPTokenizer.from_pretrained(clip, local_files_only=True)
     contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32).eval()
@@ -214,9 +206,7 @@ def train(
             levels.to(device),
         )
         loss = (errors * min_snr_weights(levels, limit=recipe.snr_limit).to(device)).mean()
-        common.set_learning_rate(
-            optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup)
-        )
+        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
@@ -320,9 +310,7 @@ def evaluate(
     }
 
 
-def export(
-    pipeline: StableDiffusionPipeline, scores: Mapping[str, Any], *, validation: Pictures, out: Path
-) -> None:
+def export(pipeline: StableDiffusionPipeline, scores: Mapping[str, Any], *, validation: Pictures, out: Path) -> None:
     """Write the folder that StableDiffusionPipeline.from_pretrained loads, in half precision."""
     indices = torch.arange(min(12, len(validation)))
     captions = validation.captions(indices, generator=common.batch_generator(0, 0, stream=9))

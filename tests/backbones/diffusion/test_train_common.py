@@ -38,9 +38,7 @@ def test_classes_hold_only_values_that_occur() -> None:
 
 def test_captions_are_a_function_of_the_step() -> None:
     pictures, indices = squares(2), torch.arange(18)
-    first, again, other = (
-        pictures.captions(indices, generator=common.batch_generator(0, step)) for step in (3, 3, 4)
-    )
+    first, again, other = (pictures.captions(indices, generator=common.batch_generator(0, step)) for step in (3, 3, 4))
     assert first == again != other
 
 

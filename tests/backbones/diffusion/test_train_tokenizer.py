@@ -71,9 +71,7 @@ def test_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     loaded = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
     text = "a portrait of a person wearing sunglasses, xyzzy 日本"
-    assert (
-        loaded(text, padding="max_length")["input_ids"] == TOKENIZER(text, padding="max_length")["input_ids"]
-    )
+    assert loaded(text, padding="max_length")["input_ids"] == TOKENIZER(text, padding="max_length")["input_ids"]
     assert (loaded.model_max_length, loaded.eos_token_id) == (MAX_LENGTH, TOKENIZER.eos_token_id)
 
 

@@ -1,0 +1,220 @@
+"""`unified invert`, `generate` and `edit`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unified.cli.options import (
+    Category,
+    Count,
+    Name,
+    OutputPicture,
+    PromptOption,
+    SamplingOption,
+    Seed,
+    console,
+    numbers,
+    remarks,
+    settings,
+    strengths,
+)
+from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unified.contract.backbone import Backbone
+    from unified.contract.concept import Concept
+
+ConceptFiles = Annotated[
+    list[Path], typer.Argument(metavar="CONCEPT", help="Concept files that `unified invert` wrote.")
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="An embedded model (see `unified models`), a checkpoint's path, or a hub id."),
+]
+
+
+def invert(
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURES", help="Picture files or folders, or avatarbench/person-01 to -30.")
+    ],
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The concept file to write (.safetensors).")],
+    recipe: Annotated[str | None, typer.Option(help="See `unified recipes`; default: the model's own.")] = None,
+    space: Annotated[str | None, typer.Option(help="Instead of a recipe: spaces, as in 'w > weights'.")] = None,
+    method: Annotated[str | None, typer.Option(help="How to fill --space; default: optimize.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps: one number, or one per stage as in 300,350.")] = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rate: one number, or one per stage.")] = None,
+    name: Name = "<me>",
+    category: Category = "",
+    caption: Annotated[list[str] | None, typer.Option(help="Text of a picture; once for each, in their order.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks in the order of the pictures: white is the concept.")
+    ] = None,
+    seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue an interrupted inversion of the same output.")
+    ] = False,
+) -> None:
+    """Find what a model needs to make these pictures, and write it to a concept file.
+
+    Ctrl-C keeps what was reached: the concept is written, and --resume goes on from there.
+
+    Example: unified invert a.png b.png --model avatars/stylegan2 --recipe pti --output me.safetensors
+    """
+    from unified.comparison.references import named_pictures
+    from unified.inversion import recipe_for
+    from unified.loading import load
+
+    given = named_pictures(pictures)
+    output = output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
+    backbone = load(model)
+    options: dict[str, Any] = {
+        "recipe": recipe,
+        "space": space,
+        "method": method,
+        "steps": numbers(steps, int, option="--steps"),
+        "lr": numbers(lr, float, option="--lr"),
+    }
+    recipe_for(backbone, **options)
+    backbone.reference(given.images, name=name, captions=caption)
+    _check_output(output)
+    checkpoints = output.with_name(f"{output.name}.checkpoints")
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    concept = backbone.invert(
+        given.images,
+        **options,
+        name=name,
+        category=category or given.category,
+        captions=caption,
+        masks=given.masks if masks is None else _read_masks(masks),
+        seed=seed,
+        checkpoints=checkpoints,
+    )
+    path = concept.save(output)
+    interrupted = next((s["stopped"] for s in concept.meta["stages"] if s.get("interrupted")), None)
+    if interrupted is not None:
+        remarks.print(
+            f"{interrupted[0].upper()}{interrupted[1:]}. {path} holds what was reached; run the same command with"
+            " --resume to go on.",
+            markup=False,
+        )
+        raise typer.Exit(130)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for number, stage in enumerate(concept.meta["stages"], 1):
+        spaces = " & ".join(s["name"] for s in stage["spaces"])
+        stopped = f", {stage['stopped']}" if stage.get("stopped") else ""
+        remarks.print(f"stage {number}: {spaces}, {stage['seconds']:.1f} s, {stage['peak_mebibytes']} MiB{stopped}")
+    console.print(str(path), markup=False)
+
+
+def generate(
+    concept: ConceptFiles,
+    prompt: PromptOption = "",
+    output: OutputPicture = Path("out.png"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
+    count: Count = None,
+    seed: Seed = 0,
+    negative_prompt: Annotated[str, typer.Option(help="What not to show, for models that take one.")] = "",
+    sampling: SamplingOption = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="How concept and prompt make pictures; default: what fits.")
+    ] = None,
+) -> None:
+    """Make pictures with one concept or more.
+
+    Example: unified generate me.safetensors --prompt "a portrait of <me> wearing sunglasses" --output out.png
+    """
+    concepts = _read_concepts(concept)
+    backbone = _model_of(concepts, model)
+    images = backbone.generate(
+        concepts,
+        prompt=prompt,
+        n=count,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        sampling=settings(sampling, option="--sampling"),
+        scheme=scheme,
+        output="pt",
+    )
+    _write(images, output)
+
+
+def edit(
+    concept: ConceptFiles,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=STRENGTH", help="An edit, such as smile=2; may be repeated."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the edits that the concept's model knows.")] = False,
+    prompt: PromptOption = "",
+    output: OutputPicture = Path("out.png"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
+    count: Count = None,
+    seed: Seed = 0,
+) -> None:
+    """Change an inverted picture along named directions, or by a text.
+
+    Example: unified edit me.safetensors --set mouth=smile=2 --output smiling.png
+    """
+    from unified.directions_hook import directions_of
+
+    edits = strengths(change)
+    concepts = _read_concepts(concept)
+    if not list_ and not edits and not prompt:
+        raise UserError("There is no edit: give --set NAME=STRENGTH or --prompt, or --list to see the names.")
+    backbone = _model_of(concepts, model)
+    if list_:
+        found = directions_of(backbone)
+        if not found:
+            raise UserError(f"No named edits are known for {backbone.id}.")
+        for name, about in found.items():
+            console.print(f"{name:32} {about}", markup=False)
+        return
+    _write(backbone.generate(concepts, prompt=prompt, edits=edits, n=count, seed=seed, output="pt"), output)
+
+
+def _read_concepts(paths: Sequence[Path]) -> list[Concept]:
+    from unified.contract.concept import Concept
+
+    return [Concept.load(path) for path in paths]
+
+
+def _model_of(concepts: Sequence[Concept], model: str | None) -> Backbone:
+    """The model that is asked for, else the one of the concepts."""
+    from unified.loading import load
+
+    return load(model or concepts[0].backbone)
+
+
+def _read_masks(folder: Path) -> Tensor:
+    from unified.comparison.references import square_pictures
+
+    return square_pictures(folder).mean(dim=1, keepdim=True)
+
+
+def _check_output(path: Path) -> None:
+    """Raise UserError now, rather than after an hour, if `path` cannot be written."""
+    from unified.files import write_file
+
+    probe = path.with_name(f".{path.name}.probe")
+    write_file(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def _write(images: Tensor, output: Path) -> None:
+    """One picture, a grid of several, or one file each in a folder."""
+    from unified.images import grid, save_image, save_images
+
+    if output.suffix == "" or output.is_dir():
+        for path in save_images(images, output):
+            console.print(str(path), markup=False)
+        return
+    console.print(str(save_image(images if len(images) == 1 else grid(images), output)), markup=False)
