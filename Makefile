@@ -10,6 +10,9 @@ STAMP := $(VENV)/.installed
 EXTRAS ?= dev,zoo
 # Two cores are enough for everything here; more workers need more memory, not only more cores.
 WORKERS ?= 2
+# Who the demo is about, and what it compares; `unified compare` takes the same words.
+PERSON ?= person-03
+DEMO_RUNS ?= avatars/stylegan2:pti,avatars/stable-diffusion:category,avatars/stable-diffusion:textual-inversion,avatars/emu3:two-stage
 CODE := unified backbones inversion editing tests
 
 .PHONY: help install demo test test-fast lint notebooks clean
@@ -38,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(RUN) -m unified.demo
+	$(VENV)/bin/unified compare avatarbench/$(PERSON) --output demo --runs $(DEMO_RUNS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) tests

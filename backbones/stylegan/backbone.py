@@ -1,4 +1,4 @@
-"""A StyleGAN2 as a backbone."""
+"""A StyleGAN2 or StyleGAN3 as a backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.generator import Generator
-from backbones.stylegan.synthesis import Noise
+from backbones.stylegan.stylegan3.synthesis import AliasFreeLayer
+from backbones.stylegan.synthesis import ModulatedConv, Noise
 from unified.contract.attempt import Attempt
 from unified.contract.backbone import Backbone, Sampling, backbones
 from unified.contract.kinds import Evidence, Kind
@@ -111,7 +112,14 @@ class StyleGAN(Backbone):
         }
 
     def noise_shapes(self) -> Mapping[str, tuple[int, int]]:
-        return {name: (value.shape[0], value.shape[1]) for name, value in self.noise_maps().items()}
+        """Raises UserError for a network without noise, which StyleGAN3 is."""
+        maps = self.noise_maps()
+        if not maps:
+            raise UserError(
+                f"{self.id} has no noise maps to invert into: StyleGAN3 has none. Use a style space, such as"
+                " space='w+', or 'w > weights'."
+            )
+        return {name: (value.shape[0], value.shape[1]) for name, value in maps.items()}
 
     def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         generator: Any = view.component("generator")
@@ -127,9 +135,13 @@ class StyleGAN(Backbone):
         ]
 
     def adaptable(self) -> tuple[str, Sequence[str]]:
-        return "generator", [
-            path for path in self.tunable()[1] if path.endswith(("conv0.weight", "conv1.weight"))
+        convolutions = [
+            name
+            for name, module in self.generator.synthesis.named_modules()
+            if isinstance(module, ModulatedConv)
+            or (isinstance(module, AliasFreeLayer) and not module.layer.is_rgb)
         ]
+        return "generator", [f"synthesis.{name}.weight" for name in convolutions]
 
     # --- Backbone -----------------------------------------------------------------------------------------
 

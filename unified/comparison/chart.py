@@ -141,7 +141,8 @@ def tradeoff(
         near = min(max(px, box.left), box.right), min(max(py, box.top + 2), box.bottom - 2)
         if math.dist(near, (px, py)) > 13:
             parts.append(
-                f'<line class="leader" stroke="{p.colour}" x1="{px:.1f}" y1="{py:.1f}" x2="{near[0]:.1f}" y2="{near[1]:.1f}"/>'
+                f'<line class="leader" stroke="{p.colour}" x1="{px:.1f}" y1="{py:.1f}"'
+                f' x2="{near[0]:.1f}" y2="{near[1]:.1f}"/>'
             )
         parts.append(
             f'<text class="label" x="{x:.1f}" y="{box.bottom - 3.5:.1f}" text-anchor="{anchor}" fill="{p.colour}">'

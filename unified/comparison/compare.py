@@ -5,7 +5,6 @@ Runs are not spread over processes: one inversion already keeps every core (or t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from unified.comparison.ask import default_prompts, read_asks
 from unified.comparison.references import named_pictures, square_pictures
 from unified.comparison.report import Report
 from unified.comparison.result import RunResult
-from unified.comparison.run import Run, parse_runs
+from unified.comparison.run import Run, parse_runs, with_steps
 from unified.comparison.scorers import Judge, Scorers, embedded_scorers
 from unified.comparison.store import Store
 from unified.comparison.work import Work, guarded, perform
@@ -56,7 +55,7 @@ def compare(
         the category in place of the concept. Default: the default recipe of one present model per family.
     seeds: of the pictures, one picture for each. seed: of the inversions.
     category: class word ("person"); default: that of the models, if they draw one thing only.
-    steps: overrides the steps of every recipe. captions, masks: as in `Backbone.invert`.
+    steps: overrides the steps of every recipe that has some. captions, masks: as in `Backbone.invert`.
     folder: where finished work is kept; with `resume` it is taken up again, and nothing in it is computed
         twice. None: nothing is kept.
     scorers: feature extractors; default: the embedded ones that are present.
@@ -68,7 +67,9 @@ def compare(
     pictures = named_pictures(images)
     chosen = parse_runs(default_runs() if runs is None else runs)
     if steps is not None:
-        chosen = [run if run.steps or run.is_baseline else dataclasses.replace(run, steps=steps) for run in chosen]
+        if steps < 1:
+            raise UserError(f"steps={steps} was given; give at least 1.")
+        chosen = [with_steps(run, steps) for run in chosen]
     category = category or pictures.category or _category_of(chosen)
     if not category and any(run.is_baseline for run in chosen):
         raise UserError("A run with the category alone needs to know it: give category=..., such as 'person'.")

@@ -142,28 +142,24 @@ def _shortened(points: Sequence[chart.Point]) -> list[chart.Point]:
 
 def _times(columns: Sequence[_Column]) -> list[dict[str, Any]]:
     """Seconds of the stages and of all pictures of each run, with widths in percent of the longest."""
-    totals = []
+    spent: list[tuple[_Column, list[tuple[str, float]]]] = []
     for column in columns:
-        parts = [
-            {"name": f"{_spaces(stage)} ({stage['method']['name']})", "seconds": float(stage["seconds"])}
-            for stage in column.run.stages
-        ]
+        parts = [(f"{_spaces(s)} ({s['method']['name']})", float(s["seconds"])) for s in column.run.stages]
         made = [cell.seconds for cell in column.run.cells if cell.picture is not None]
         if made:
-            parts.append({"name": f"{len(made)} pictures", "seconds": sum(made)})
-        totals.append((column, parts, sum(part["seconds"] for part in parts)))
-    longest = max((total for _, _, total in totals), default=0.0) or 1.0
+            parts.append((f"{len(made)} picture{'s' if len(made) > 1 else ''}", sum(made)))
+        if parts:
+            spent.append((column, parts))
+    longest = max((sum(seconds for _, seconds in parts) for _, parts in spent), default=0.0) or 1.0
     return [
         {
             "column": column,
-            "total": total,
             "parts": [
-                {**part, "width": 100 * part["seconds"] / longest, "shade": 1 - 0.28 * min(i, 2)}
-                for i, part in enumerate(parts)
+                {"name": name, "seconds": seconds, "width": 100 * seconds / longest, "shade": 1 - 0.28 * min(i, 2)}
+                for i, (name, seconds) in enumerate(parts)
             ],
         }
-        for column, parts, total in totals
-        if parts
+        for column, parts in spent
     ]
 
 

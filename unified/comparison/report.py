@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class Report:
         from unified.comparison.tables import cells_csv, runs_csv
 
         folder = Path(folder)
-        files = {
+        files: dict[str | os.PathLike[str], bytes] = {
             folder / "report.html": page(self).encode(),
             folder / "grid.png": grid_png(self.runs, self.asks, self.seeds, self.references),
             folder / "scores.csv": cells_csv(self.runs, self.asks, self.scorers),

@@ -97,6 +97,20 @@ def parse_runs(runs: Sequence[str | Run]) -> list[Run]:
     return parsed
 
 
+def with_steps(run: Run, steps: int) -> Run:
+    """The run with the steps of its recipe overridden, if it does not set its own and the recipe has steps."""
+    if run.steps is not None or run.is_baseline:
+        return run
+    recipe: str | Recipe | None = run.recipe
+    if isinstance(recipe, str):
+        cls = run.backbone_class()
+        name = recipe or (cls.default_recipe if cls is not None else "")
+        recipe = recipes.get(name) if name else None
+    if recipe is not None and not any(hasattr(stage.method, "steps") for stage in recipe.stages):
+        return run
+    return dataclasses.replace(run, steps=steps)
+
+
 def chosen_recipe(run: Run, backbone: type[Backbone] | Backbone) -> Recipe:
     """The run's recipe with its overrides. Not for a baseline."""
     recipe = run.recipe

@@ -75,9 +75,10 @@ def perform(run: Run, backbone: Backbone, work: Work) -> RunResult:
     if recipe is None:
         return RunResult(**known, error=error)
     known |= {"recipe": recipe.name, "cite": recipe.cite}
-    key, error = guarded(functools.partial(_concept_key, backbone, recipe, work))
-    if key is None:
+    inputs, error = guarded(functools.partial(_concept_key, backbone, recipe, work))
+    if inputs is None:
         return RunResult(**known, error=error)
+    key = inputs
     concept = work.store.concept(run.slug, key)
     if concept is None:
         work.say(f"  inverting {len(work.references)} pictures: {recipe.describe()}")

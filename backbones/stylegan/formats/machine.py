@@ -15,8 +15,7 @@ from backbones.stylegan.formats.source import Source, operations
 from backbones.stylegan.formats.values import Array, DType, Function, Stub, StubClass, plain_keys
 
 _CONSTANTS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"]
 )
 _VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NEW: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
@@ -49,9 +48,7 @@ def run(
 
 
 class _Machine:
-    def __init__(
-        self, source: Source, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None
-    ) -> None:
+    def __init__(self, source: Source, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None) -> None:
         self.source, self.names, self.persistent = source, names, persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []

@@ -1,49 +1,56 @@
-"""The official torch .pkl of StyleGAN2: {"G", "D", "G_ema", ...}, each a persistent network object."""
+"""Files of the official torch code: {"G", "D", "G_ema", ...} in a .pkl, or one network in a .pt as PTI writes it.
+
+Both the files of stylegan2-ada-pytorch and those of the StyleGAN3 repository are read. They give their settings in
+different arguments and with different defaults, so settings are taken from the attributes of the stored layers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from backbones.stylegan.config import infer_discriminator, infer_generator
 from backbones.stylegan.discriminator import Discriminator
-from backbones.stylegan.formats.restricted import MAX_DEPTH, Stub, UnsafeFileError, plain, read_pickle
+from backbones.stylegan.formats.assemble import discriminator_from, generator_from
+from backbones.stylegan.formats.errors import damaged
+from backbones.stylegan.formats.restricted import Stub, Walk, plain, read_content
 from backbones.stylegan.generator import Generator
 from unified.errors import UserError
-
-Network = TypeVar("Network", Generator, Discriminator)
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network as it is in the file: its class, arguments and tensors by official name."""
+    """A network as it is in the file: its class, arguments and tensors by official name.
+
+    attributes: numbers and texts of its layers by dotted path, such as "synthesis.b8.conv0.conv_clamp".
+    """
 
     class_name: str
     arguments: dict[str, Any]
     tensors: dict[str, Tensor]
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def read_official(path: str | Path) -> dict[str, StoredNetwork]:
+def read_official(path: str | Path, *, shapes: bool = False) -> dict[str, StoredNetwork]:
     """All networks of the file by name ("G", "D", "G_ema"), without running anything of it.
 
+    A file of a single network gives {"G": ...}. shapes: tensors are on the meta device.
     Raises UnsafeFileError if the file asks for anything outside the allow list or is damaged.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            content = read_pickle(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check the path.") from None
+    return official_networks(read_content(path, shapes=shapes), path)
+
+
+def official_networks(content: Any, path: str | Path) -> dict[str, StoredNetwork]:
+    if isinstance(content, Stub):
+        return {"G": _network(content)}
     if not isinstance(content, dict):
         raise UserError(
             f"{path} holds a {type(content).__name__}; expected a dict with G_ema, as the official StyleGAN2 "
             "training writes it."
         )
-    return {key: _network(value) for key, value in content.items() if isinstance(value, Stub)}
+    return {key: _network(value) for key, value in content.items() if type(key) is str and isinstance(value, Stub)}
 
 
 def load_official(path: str | Path) -> tuple[Generator, Discriminator | None]:
@@ -51,7 +58,10 @@ def load_official(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
     Raises UserError for networks that are not StyleGAN2's.
     """
-    stored = read_official(path)
+    return build_networks(read_official(path), path)
+
+
+def build_networks(stored: dict[str, StoredNetwork], path: str | Path) -> tuple[Generator, Discriminator | None]:
     source = stored.get("G_ema") or stored.get("G")
     if source is None:
         raise UserError(f"{path} holds {sorted(stored) or 'no networks'}; expected G_ema or G.")
@@ -62,64 +72,77 @@ def load_official(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
 def build_generator(stored: StoredNetwork) -> Generator:
     """The network of the inferred configuration, with the stored tensors."""
-    synthesis = stored.arguments.get("synthesis_kwargs") or {}
-    known = _clamp(stored.arguments, synthesis) | _multiplier(stored.arguments)
-    network = Generator(infer_generator(stored.tensors, **known))
-    return _filled(network, stored)
+    synthesis = stored.arguments.get("synthesis_kwargs")
+    known = _settings(stored, "synthesis.b4.conv1", "mapping.fc0", synthesis)
+    return generator_from(stored.tensors, **known)
 
 
 def build_discriminator(stored: StoredNetwork) -> Discriminator:
-    known = _clamp(stored.arguments) | _multiplier(stored.arguments)
-    epilogue = stored.arguments.get("epilogue_kwargs") or {}
-    if "mbstd_group_size" in epilogue:
-        known["group_size"] = epilogue["mbstd_group_size"]
-    network = Discriminator(infer_discriminator(stored.tensors, **known))
-    return _filled(network, stored)
+    known = _settings(stored, "b4.conv", "mapping.fc0", None)
+    epilogue = stored.arguments.get("epilogue_kwargs")
+    given = epilogue if isinstance(epilogue, dict) else {}
+    group = stored.attributes.get("b4.mbstd.group_size", given.get("mbstd_group_size", 4))
+    if group is not None and (type(group) is not int or group < 1):
+        raise damaged("the group size of the minibatch deviation is no number")
+    return discriminator_from(stored.tensors, group_size=group, **known)
 
 
-def _clamp(*sources: dict[str, Any]) -> dict[str, Any]:
-    for source in sources:
-        if "conv_clamp" in source:
-            value = source["conv_clamp"]
-            return {"conv_clamp": None if value is None else float(value)}
-    return {}
-
-
-def _multiplier(arguments: dict[str, Any]) -> dict[str, Any]:
-    mapping = arguments.get("mapping_kwargs") or {}
-    return {"learning_rate_multiplier": float(mapping["lr_multiplier"])} if "lr_multiplier" in mapping else {}
-
-
-def _filled(network: Network, stored: StoredNetwork) -> Network:
-    try:
-        network.load_state_dict({name: tensor.float() for name, tensor in stored.tensors.items()})
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise UserError(
-            f"The stored {stored.class_name} does not fit StyleGAN2: {' '.join(lines[1:3])[:400]}"
-        ) from None
-    return network.eval().requires_grad_(False)
+def _settings(stored: StoredNetwork, layer: str, mapping: str, nested: Any) -> dict[str, Any]:
+    """What no shape tells: from the attributes of a layer, else from the arguments."""
+    activation = stored.attributes.get(f"{layer}.activation", "lrelu")
+    if activation != "lrelu":
+        raise UserError(f"The network uses the activation {str(activation)[:20]!r}; only lrelu is supported.")
+    arguments = stored.arguments
+    if f"{layer}.conv_clamp" in stored.attributes:
+        clamp = stored.attributes[f"{layer}.conv_clamp"]
+    else:
+        clamp = arguments.get("conv_clamp", nested.get("conv_clamp") if isinstance(nested, dict) else None)
+    kwargs = arguments.get("mapping_kwargs")
+    given = kwargs.get("lr_multiplier", 0.01) if isinstance(kwargs, dict) else 0.01
+    multiplier = stored.attributes.get(f"{mapping}.bias_gain", given)
+    for value in (clamp, multiplier):
+        if value is not None and type(value) not in (int, float):
+            raise damaged("a setting of a network is no number")
+    return {
+        "conv_clamp": None if clamp is None else float(clamp),
+        "learning_rate_multiplier": 0.01 if multiplier is None else float(multiplier),
+    }
 
 
 def _network(stub: Stub) -> StoredNetwork:
     tensors: dict[str, Tensor] = {}
-    _collect(stub, "", tensors, 0)
+    attributes: dict[str, Any] = {}
+    walk = Walk()
+    _collect(stub, "", tensors, attributes, 0, walk)
     arguments = plain(stub.state.get("_init_kwargs") or {})
-    return StoredNetwork(stub.class_name, arguments if isinstance(arguments, dict) else {}, tensors)
+    return StoredNetwork(stub.class_name, arguments if isinstance(arguments, dict) else {}, tensors, attributes)
 
 
-def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int) -> None:
-    """Walk the __dict__ of a torch module: its _parameters, _buffers and _modules."""
-    if depth > MAX_DEPTH or not isinstance(value, Stub):
-        raise UnsafeFileError(f"The module {prefix!r} of the file is not a network. Download the file again.")
+def _collect(
+    value: Any, prefix: str, tensors: dict[str, Tensor], attributes: dict[str, Any], depth: int, walk: Walk
+) -> None:
+    """Walk the __dict__ of a torch module: its _parameters, _buffers and _modules, and plain attributes."""
+    walk.step(depth)
+    if not isinstance(value, Stub):
+        raise damaged(f"its module {prefix[:100]!r} is not a network")
+    passing = value.state.get("_non_persistent_buffers_set")
+    left_out = passing if isinstance(passing, set) else set()
     for group in ("_parameters", "_buffers"):
-        for name, tensor in (value.state.get(group) or {}).items():
-            if isinstance(tensor, Tensor) and name not in (
-                value.state.get("_non_persistent_buffers_set") or ()
-            ):
-                tensors[prefix + str(name)] = (
-                    tensor.detach() if tensor.dtype != torch.float16 else tensor.float()
-                )
-    for name, child in (value.state.get("_modules") or {}).items():
+        for name, tensor in _members(value, group).items():
+            walk.step(depth)
+            if isinstance(tensor, Tensor) and name not in left_out:
+                tensors[prefix + name] = tensor
+    for name, item in value.state.items():
+        walk.step(depth)
+        if type(name) is str and not name.startswith("_") and (item is None or type(item) in (int, float, str, bool)):
+            attributes[prefix + name] = item
+    for name, child in _members(value, "_modules").items():
         if child is not None:
-            _collect(child, f"{prefix}{name}.", tensors, depth + 1)
+            _collect(child, f"{prefix}{name}.", tensors, attributes, depth + 1, walk)
+
+
+def _members(stub: Stub, group: str) -> dict[str, Any]:
+    found = stub.state.get(group) or {}
+    if not isinstance(found, dict) or not all(type(name) is str for name in found):
+        raise damaged(f"the {group} of a module are no dict of names")
+    return found

@@ -43,20 +43,27 @@ class Budget:
 class Source(io.RawIOBase):
     """A seekable stream, or bytes in memory, that refuses to read past its end."""
 
-    def __init__(self, content: BinaryIO | bytes | bytearray, budget: Budget | None = None) -> None:
+    def __init__(self, content: BinaryIO | bytes | bytearray | memoryview, budget: Budget | None = None) -> None:
         super().__init__()
-        if isinstance(content, bytes | bytearray):
+        self._start = self._position = 0
+        if isinstance(content, bytes | bytearray | memoryview):
             self._memory: memoryview | None = memoryview(content)
             self._file: BinaryIO | None = None
             self.size = len(content)
-            self._position = 0
         else:
             self._memory, self._file = None, content
-            self._position = content.tell()
             self.size = content.seek(0, os.SEEK_END)
-            content.seek(self._position)
         self.budget = budget or Budget(self.size)
         self.largest: int | None = None  # a limit for one read, used while a zip directory is parsed
+
+    def window(self, start: int, size: int) -> Source:
+        """The `size` bytes from `start` on as a source of their own, with the same budget."""
+        if self._memory is not None:
+            return Source(self._memory[start : start + size], self.budget)
+        assert self._file is not None
+        part = Source(self._file, self.budget)
+        part._start, part.size = self._start + start, size
+        return part
 
     @property
     def left(self) -> int:
@@ -86,7 +93,7 @@ class Source(io.RawIOBase):
             data = bytes(self._memory[self._position : self._position + count])
         else:
             assert self._file is not None
-            self._file.seek(self._position)
+            self._file.seek(self._start + self._position)
             data = self._file.read(count)
         self._position += len(data)
         return data
@@ -108,7 +115,7 @@ class Source(io.RawIOBase):
             raise damaged(f"it ends early, {size} bytes are announced and {self.left} are left")
         self.budget.spend(size // _CHUNK)
         buffer = bytearray(size)
-        self._file.seek(self._position)
+        self._file.seek(self._start + self._position)
         view, filled = memoryview(buffer), 0
         while filled < size:
             count = self._file.readinto(view[filled:])  # type: ignore[attr-defined]
@@ -121,9 +128,13 @@ class Source(io.RawIOBase):
     def readline(self, size: int | None = -1) -> bytes:  # type: ignore[override]
         """Up to and with the next line feed; lines in pickles are names and numbers, so at most 64 KiB."""
         start = self._position
-        line = self.read(min(2**16, self.left))
-        end = line.find(b"\n") + 1
-        if end == 0:
+        for longest in (128, 2**16):
+            self._position = start
+            line = self.read(min(longest, self.left))
+            end = line.find(b"\n") + 1
+            if end:
+                break
+        else:
             raise damaged("a line does not end")
         self._position = start + end
         return line[:end]

@@ -61,13 +61,9 @@ def load_networks(path: str | Path) -> tuple[Generator, Discriminator | None]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}). Check the path or write it again."
-        ) from None
+        raise UserError(f"{path} cannot be read as safetensors ({error}). Check the path or write it again.") from None
     if metadata.get("format") != FORMAT or "generator" not in metadata:
-        raise UserError(
-            f"{path} is a safetensors file of kind {metadata.get('format')!r}; expected {FORMAT!r}."
-        )
+        raise UserError(f"{path} is a safetensors file of kind {metadata.get('format')!r}; expected {FORMAT!r}.")
     generator = Generator(GeneratorConfig.from_dict(_json(metadata["generator"], path)))
     discriminator = None
     if "discriminator" in metadata:
@@ -79,9 +75,7 @@ def load_networks(path: str | Path) -> tuple[Generator, Discriminator | None]:
         try:
             network.load_state_dict(own)
         except RuntimeError as error:
-            raise UserError(
-                f"The tensors of {path} do not fit its configuration: {str(error)[:300]}"
-            ) from None
+            raise UserError(f"The tensors of {path} do not fit its configuration: {str(error)[:300]}") from None
         network.eval().requires_grad_(False)
     return generator, discriminator
 

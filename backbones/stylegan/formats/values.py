@@ -142,16 +142,15 @@ class Array:
             raise damaged("a numpy array has no data")
         if self.value is None:
             return torch.empty(self.shape, device="meta")
-        native = self.value.astype(self.value.dtype.newbyteorder("="))
-        if native.dtype.kind == "u" and native.dtype.itemsize > 1:
-            native = native.astype(np.int64)
-        return torch.from_numpy(np.ascontiguousarray(native))
+        kind = self.value.dtype
+        if not kind.isnative or (kind.kind == "u" and kind.itemsize > 1):
+            raise damaged(f"a weight is an array of {kind}")
+        # Shared, not copied: many arrays may be made of the same bytes.
+        return torch.from_numpy(self.value if self.value.flags.writeable else self.value.copy())
 
 
 def is_shape(value: Any) -> bool:
-    return (
-        isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value)
-    )
+    return isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value)
 
 
 def count(shape: tuple[int, ...]) -> int:

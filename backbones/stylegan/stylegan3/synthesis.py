@@ -21,8 +21,7 @@ from backbones.stylegan.stylegan3.layout import Band, Layer, plan
 from backbones.stylegan.synthesis import Noise
 from unified.errors import UserError
 
-# The running mean of a layer's power halves every 20 000 pictures, in batches of 32 as in the paper.
-MAGNITUDE_BETA = 0.5 ** (32 / 20_000)
+MAGNITUDE_HALF_LIFE = 20_000  # pictures after which the running mean of a layer's power has halved
 
 
 class FourierInput(nn.Module):
@@ -109,20 +108,17 @@ class AliasFreeLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w)
-        size = self.layer.kernel_size
         if self.layer.is_rgb:
             scale = self.magnitude_ema.rsqrt() / math.sqrt(self.weight[0].numel())
-            styles = styles * scale
+        else:
+            scale = (demodulation(self.weight, styles) * self.magnitude_ema.rsqrt())[:, :, None, None]
         x = x * styles.to(x.dtype)[:, :, None, None]
-        y = F.conv2d(x, self.weight.to(x.dtype), padding=size - 1)
-        if not self.layer.is_rgb:
-            scale = demodulation(self.weight, styles) * self.magnitude_ema.rsqrt()
-            y = y * scale.to(y.dtype)[:, :, None, None]
+        y = F.conv2d(x, self.weight.to(x.dtype), padding=self.layer.kernel_size - 1)
+        y = torch.addcmul(self.bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
         return filtered_lrelu(
             y,
             self.up_filter,
             self.down_filter,
-            self.bias,
             up=self.layer.up,
             down=self.layer.down,
             padding=self.layer.padding,
@@ -135,7 +131,7 @@ class AliasFreeLayer(nn.Module):
     def track(self, x: Tensor) -> None:
         """magnitude_ema <- its running mean with the power of the layer's input x."""
         power = x.detach().float().square().mean()
-        self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, MAGNITUDE_BETA))
+        self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, 0.5 ** (len(x) / MAGNITUDE_HALF_LIFE)))
 
 
 class AliasFreeSynthesis(nn.Module):

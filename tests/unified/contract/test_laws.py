@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,13 +78,22 @@ def assert_unchanged(backbone: Backbone, before: dict[str, torch.Tensor]) -> Non
         assert not module._forward_hooks and not module._forward_pre_hooks
 
 
-def run(
-    case: str, *, seed: int = 0, checkpoints=None, recipe: Recipe | None = None, count: int = 2
-) -> Concept:
+def fresh(case: str, *, seed: int = 0, checkpoints=None, recipe: Recipe | None = None) -> Concept:
+    """Invert two pictures with the case's recipe."""
     family, default = CASES[case]
     backbone = tiny(family)
     settings = InvertSettings(seed=seed, checkpoints=checkpoints)
-    return invert(backbone, pictures(backbone, count), recipe or default, settings)
+    return invert(backbone, pictures(backbone, 2), recipe or default, settings)
+
+
+@functools.cache
+def _stored(case: str, seed: int) -> Concept:
+    return fresh(case, seed=seed)
+
+
+def run(case: str, *, seed: int = 0) -> Concept:
+    """The same, computed once for all tests; a copy, so that a test may change it."""
+    return replace(_stored(case, seed))
 
 
 def draw(family: str, concept: Concept | None, *, seed: int = 0, n: int | None = 2) -> torch.Tensor:
@@ -108,7 +119,7 @@ def assert_same(a: Concept, b: Concept) -> None:
 def test_backbone_is_bit_identical_after_inverting_and_sampling(case: str) -> None:
     family, _ = CASES[case]
     before = weights_of(tiny(family))
-    concept = run(case)
+    concept = fresh(case)
     draw(family, concept)
     assert_unchanged(tiny(family), before)
 
@@ -129,7 +140,7 @@ def test_backbone_is_bit_identical_after_an_exception(family: str) -> None:
 
 @EACH
 def test_same_seed_same_bits_and_another_seed_others(case: str) -> None:
-    first, again = run(case), run(case)
+    first, again = run(case), fresh(case)
     assert_same(first, again)
     assert torch.equal(draw(CASES[case][0], first), draw(CASES[case][0], again))
 
@@ -184,7 +195,7 @@ def test_six_steps_are_three_and_three(case: str, tmp_path) -> None:
     family, recipe = CASES[case]
     if not isinstance(recipe.stages[-1].method, Optimize):
         return  # one pass: nothing to resume
-    whole = run(case, recipe=recipe.with_overrides(steps=6))
+    whole = fresh(case, recipe=recipe.with_overrides(steps=6))
 
     class StopAtThree:
         """Presses Ctrl-C after three steps of each stage, once."""
@@ -212,7 +223,7 @@ def test_six_steps_are_three_and_three(case: str, tmp_path) -> None:
     )
     assert "interrupted" in half.meta["stages"][-1]["stopped"]
     assert all(bool(torch.isfinite(t.float()).all()) for t in tensors_of(half))
-    resumed = run(case, recipe=recipe.with_overrides(steps=6), checkpoints=tmp_path)
+    resumed = fresh(case, recipe=recipe.with_overrides(steps=6), checkpoints=tmp_path)
     assert_same(whole, resumed)
 
 
@@ -359,10 +370,10 @@ def test_two_names_alike_are_refused() -> None:
 
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
-        run("gan w")
+        fresh("gan w")
 
 
 def test_no_grad_outside_does_not_stop_optimisation() -> None:
     with torch.no_grad():
-        inside = run("sd word")
+        inside = fresh("sd word")
     assert_same(inside, run("sd word"))

@@ -1,0 +1,1 @@
+"""Measurements over many pictures: what the cards and the README report."""

@@ -1,0 +1,129 @@
+"""Every recipe on the 30 held-out people: reconstruction, fidelity to the person, prompt following, time.
+
+A concept that holds codes per picture can be asked for its pictures back: that is its reconstruction. Every
+concept can be asked for something new: its fidelity and what it does of the prompt are read from those.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unified.avatars.benchmark import Person, Prompt
+from unified.contract.backbone import Backbone
+from unified.contract.concept import Concept
+from unified.contract.recipe import check, recipes
+from unified.extractors.attributes import AttributeClassifier
+from unified.inversion import InvertSettings, invert
+from unified.metrics.bootstrap import Interval, mean_interval
+from unified.metrics.lpips import embedded_lpips
+from unified.metrics.reconstruction import psnr, ssim
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """identity, clip: features [N,D] of unit length of images; text: of texts; attributes: the classifier."""
+
+    identity: Features
+    attributes: AttributeClassifier
+    clip: Features | None = None
+    text: Callable[[Sequence[str]], Tensor] | None = None
+
+
+@dataclass
+class PersonScores:
+    """Scores of one recipe on one person; names as in the columns of the table."""
+
+    person: str
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def pick_prompts(person: Person, count: int) -> list[Prompt]:
+    """`count` of the person's prompts, kinds in turn."""
+    kinds: dict[str, list[Prompt]] = {}
+    for prompt in person.prompts:
+        kinds.setdefault(prompt.kind, []).append(prompt)
+    turns = [each[i] for i in range(max(map(len, kinds.values()))) for each in kinds.values() if i < len(each)]
+    return turns[:count]
+
+
+def score_generation(
+    images: Sequence[Tensor], person: Person, prompts: Sequence[Prompt], judges: Judges
+) -> dict[str, float]:
+    """images: for each prompt [n,3,H,W]. Identity and CLIP-I against all reference pictures."""
+    everything = torch.cat(list(images))
+    scores = {"identity": float((judges.identity(everything) @ judges.identity(person.images).T).mean())}
+    seen = judges.attributes.names(everything)
+    hits, row = [], 0
+    for prompt, drawn in zip(prompts, images, strict=True):
+        hits += [seen[row + i][prompt.attribute] == prompt.value for i in range(len(drawn))]
+        row += len(drawn)
+    scores["attribute"] = sum(hits) / len(hits)
+    if judges.clip is not None and judges.text is not None:
+        scores["clip-i"] = float((judges.clip(everything) @ judges.clip(person.images).T).mean())
+        texts = judges.text([prompt.text.replace("{}", "a person") for prompt in prompts])
+        per_prompt = [float((judges.clip(d) @ t).mean()) for d, t in zip(images, texts, strict=True)]
+        scores["clip-t"] = sum(per_prompt) / len(per_prompt)
+    return scores
+
+
+def score_reconstruction(images: Tensor, references: Tensor, judges: Judges) -> dict[str, float]:
+    """PSNR (dB), SSIM, LPIPS-Alex and identity of each picture against its original, averaged."""
+    with torch.no_grad():
+        return {
+            "psnr": float(psnr(images, references).mean()),
+            "ssim": float(ssim(images, references).mean()),
+            "lpips-alex": float(embedded_lpips()(images, references).mean()),
+            "identity-rec": float((judges.identity(images) * judges.identity(references)).sum(1).mean()),
+        }
+
+
+def evaluate_person(
+    backbone: Backbone,
+    recipe: str,
+    person: Person,
+    judges: Judges,
+    *,
+    prompts: int = 5,
+    seed: int = 0,
+    concept: Concept | None = None,
+) -> PersonScores:
+    """Invert the person's pictures with `recipe` and score; recipe "" is the category alone, not inverted."""
+    scores = PersonScores(person.name)
+    asked = pick_prompts(person, prompts)
+    name = "<me>"
+    if recipe and concept is None:
+        begin = time.monotonic()
+        reference = backbone.reference(person.images, name=name)
+        chosen = recipes.get(recipe)
+        check(type(backbone), chosen, id=backbone.id)
+        concept = invert(backbone, reference, chosen, InvertSettings(seed=seed))
+        scores.values["seconds"] = time.monotonic() - begin
+    if concept is not None and concept.pictures is not None:
+        scores.values |= score_reconstruction(backbone.generate(concept, output="pt"), person.images, judges)
+    begin = time.monotonic()
+    drawn = [
+        backbone.generate(
+            concept,
+            prompt=prompt.text.replace("{}", name if concept is not None else f"a {backbone.category}"),
+            seed=seed,
+            n=1,
+            output="pt",
+        )
+        for prompt in asked
+    ]
+    scores.values["seconds-per-picture"] = (time.monotonic() - begin) / max(1, len(asked))
+    scores.values |= score_generation(drawn, person, asked, judges)
+    return scores
+
+
+def summarise(scores: Sequence[PersonScores]) -> Mapping[str, Interval]:
+    """Mean and bootstrap interval over people of every column that all of them have."""
+    columns = set.intersection(*(set(each.values) for each in scores)) if scores else set()
+    return {column: mean_interval([each.values[column] for each in scores]) for column in sorted(columns)}
