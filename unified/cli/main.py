@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from unified.cli import compare, concepts, listing, zoo
+from unified.cli import compare, concepts, evaluate, listing, zoo
 from unified.errors import UserError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("models")(listing.models)
 app.command("recipes")(listing.recipes)
 app.command("matrix")(listing.matrix)
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

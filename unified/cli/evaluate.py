@@ -1,0 +1,143 @@
+"""`unified evaluate`: the measurements behind the tables of the README and the cards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from unified.cli.options import console, remarks
+from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from unified.evaluation.avatarbench import Judges, PersonScores
+
+app = typer.Typer(
+    help="Measure embedded models and recipes on the avatars.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedded model, a checkpoint or a hub id.")]
+
+
+def judges() -> Judges:
+    """The embedded extractors; CLIP only if its weights are here."""
+    from unified.evaluation.avatarbench import Judges
+    from unified.extractors import attributes, clip, identity
+
+    embedder = identity.load()
+    if not clip.present():
+        return Judges(embedder.embed, attributes.load())
+    scorer = clip.load()
+    return Judges(embedder.embed, attributes.load(), scorer.image_features, scorer.text_features)
+
+
+@app.command()
+def avatarbench(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL:RECIPE...", help="What to measure; MODEL:category is the prompt alone, not inverted."
+        ),
+    ],
+    people: Annotated[int, typer.Option(help="How many of the 30 held-out people.", min=2, max=30)] = 30,
+    prompts: Annotated[int, typer.Option(help="Prompts per person, of 25.", min=1, max=25)] = 5,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine, same numbers.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; finished ones are kept.")
+    ] = Path("avatarbench"),
+) -> None:
+    """Invert every held-out person with every recipe, and score: one line a run, means with 95 % intervals.
+
+    Example: unified evaluate avatarbench avatars/stylegan2:pti avatars/stylegan2:image2stylegan
+    """
+    import unified
+    from unified.avatars import benchmark
+    from unified.evaluation.avatarbench import PersonScores, evaluate_person, summarise
+    from unified.files import write_file
+
+    chosen = benchmark.load()[:people]
+    judged = judges()
+    rows = []
+    for run in runs:
+        model, colon, recipe = run.rpartition(":")
+        if not colon:
+            raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
+        backbone = unified.load(model)
+        scores: list[PersonScores] = []
+        for person in chosen:
+            key = f"{run} {person.name} {prompts} {seed} {backbone.fingerprint}"
+            path = (
+                output
+                / f"{run.replace('/', '-').replace(':', '-')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+            )
+            if path.exists():
+                scores.append(PersonScores(person.name, json.loads(path.read_text(encoding="utf-8"))))
+                continue
+            scored = evaluate_person(
+                backbone, "" if recipe == "category" else recipe, person, judged, prompts=prompts, seed=seed
+            )
+            write_file(path, json.dumps(scored.values, indent=1).encode())
+            scores.append(scored)
+            remarks.print(f"{run} {person.name} " + " ".join(f"{k} {v:.3f}" for k, v in scored.values.items()))
+        rows.append((run, summarise(scores)))
+    columns = sorted({column for _, summary in rows for column in summary})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for run, summary in rows:
+        table.add_row(run, *(str(summary[c]) if c in summary else "–" for c in columns))
+    console.print(table)
+    console.print(
+        f"{len(chosen)} people, {prompts} prompts each; identity: avatars/identity, attribute: avatars/attributes,"
+        " clip-i and clip-t: avatars/clip, lpips-alex: LPIPS v0.1. Mean [95 % bootstrap interval over people].",
+        markup=False,
+    )
+
+
+@app.command()
+def text(
+    model: ModelArgument,
+    samples: Annotated[int, typer.Option(help="Requests to draw.", min=10)] = 200,
+    seed: Annotated[int, typer.Option(help="Of requests and pictures.")] = 0,
+) -> None:
+    """How often a text-to-image model draws what it is asked for, read by the attribute classifier."""
+    import unified
+    from unified.evaluation.text_to_image import attribute_following
+    from unified.extractors import attributes
+
+    found = attribute_following(unified.load(model), attributes.load(), samples=samples, seed=seed)
+    for name, share in found.by_attribute.items():
+        console.print(f"{name:16} {share:6.1%}")
+    console.print(f"{'all':16} {found.mean:6.1%}   ({found.samples} samples, judged by {found.extractor})")
+
+
+@app.command()
+def samples(
+    model: ModelArgument,
+    count: Annotated[int, typer.Option(help="Pictures to draw.", min=300)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the pictures.")] = 0,
+) -> None:
+    """Frechet distance of random samples to the training pictures, beside that of real pictures to others."""
+    import torch
+
+    import unified
+    from unified.evaluation.samples import sample_quality
+    from unified.metrics.lpips import embedded_lpips
+
+    lpips = embedded_lpips()
+
+    def features(images: torch.Tensor) -> torch.Tensor:
+        """AlexNet's last convolution, averaged over space: 256 numbers."""
+        with torch.no_grad():
+            return lpips.activations(images)[-1].mean((2, 3))
+
+    found = sample_quality(unified.load(model), features, name="alexnet-conv5", samples=count, seed=seed)
+    console.print(
+        f"Frechet distance ({found.features}, {found.samples} pictures): {found.distance:.2f};"
+        f" real against real {found.floor:.2f}"
+    )
