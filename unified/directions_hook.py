@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from unified.contract.backbone import Backbone
+from unified.contract.progress import Progress
 from unified.contract.registry import Registry
 
 
@@ -16,6 +17,10 @@ class DirectionSource(Protocol):
 
     def directions(self, backbone: Backbone) -> dict[str, str]:
         """Name of each direction of this backbone -> one line about it; empty if it knows none."""
+        ...
+
+    def find(self, backbone: Backbone, *, progress: Progress) -> str | None:
+        """Find directions of this backbone and store them; one line on what was stored, or None if it cannot."""
         ...
 
 
@@ -28,3 +33,9 @@ def directions_of(backbone: Backbone) -> dict[str, str]:
     for _, source in direction_sources:
         found |= source.directions(backbone)
     return dict(sorted(found.items()))
+
+
+def find_directions(backbone: Backbone, *, progress: Progress) -> list[str]:
+    """Let every source find what it can on `backbone`; one line for each that stored something."""
+    found = (source.find(backbone, progress=progress) for _, source in direction_sources)
+    return [line for line in found if line is not None]

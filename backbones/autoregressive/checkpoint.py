@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer, Emu3ForConditionalGeneration, PreTrainedTokenizerBase
 
 from backbones.autoregressive.image_tokenizer import ImageTokenizer
 from backbones.autoregressive.layout import PromptLayout, VisualVocabulary
 from backbones.autoregressive.prompt import PromptBuilder
 from unified.errors import UserError
+
+if TYPE_CHECKING:  # transformers takes seconds to import: only where a model is read or written
+    from transformers import Emu3ForConditionalGeneration, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
         raise UserError(
             f"{folder} holds no config.json; give the folder of an Emu3 checkpoint in transformers format"
         )
+    from transformers import AutoTokenizer, Emu3ForConditionalGeneration
+
     try:
         model = Emu3ForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, dtype=dtype, use_safetensors=True
@@ -62,6 +67,8 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
 
 def save_emu3(parts: Emu3Parts, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write model (safetensors in `dtype`), tokenizer and layout. The model in memory is not changed."""
+    from transformers import Emu3ForConditionalGeneration
+
     folder.mkdir(parents=True, exist_ok=True)
     copy = Emu3ForConditionalGeneration(parts.model.config)
     copy.load_state_dict(parts.model.state_dict())

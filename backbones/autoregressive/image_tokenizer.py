@@ -6,11 +6,15 @@ continuous latents, the straight-through estimator and a decoder that takes embe
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from transformers import Emu3VQVAE
 
 from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import Emu3VQVAE
 
 
 class ImageTokenizer(nn.Module):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
 
 from backbones.autoregressive.layout import VisualVocabulary
 from backbones.autoregressive.prompt import PromptBatch, concatenate
 from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, StaticCache
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ class _Stepper:
     """Feeds a model piece by piece, with or without a cache of keys and values."""
 
     def __init__(self, model: Any, rows: PromptBatch, length: int, cache: str) -> None:
+        from transformers import DynamicCache, StaticCache
+
         self.model = model
         self.rows = rows
         self.read: Tensor | None = None  # embeddings so far, kept only without a cache

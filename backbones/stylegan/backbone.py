@@ -123,23 +123,18 @@ class StyleGAN(Backbone):
 
     def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         generator: Any = view.component("generator")
-        maps: Noise = (
-            "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
-        )
+        maps: Noise = "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
         images: Tensor = generator.synthesis(styles, noise=maps)
         return images / 2 + 0.5
 
     def tunable(self) -> tuple[str, Sequence[str]]:
-        return "generator", [
-            name for name, _ in self.generator.named_parameters() if name.startswith("synthesis.")
-        ]
+        return "generator", [name for name, _ in self.generator.named_parameters() if name.startswith("synthesis.")]
 
     def adaptable(self) -> tuple[str, Sequence[str]]:
         convolutions = [
             name
             for name, module in self.generator.synthesis.named_modules()
-            if isinstance(module, ModulatedConv)
-            or (isinstance(module, AliasFreeLayer) and not module.layer.is_rgb)
+            if isinstance(module, ModulatedConv) or (isinstance(module, AliasFreeLayer) and not module.layer.is_rgb)
         ]
         return "generator", [f"synthesis.{name}.weight" for name in convolutions]
 
@@ -159,9 +154,7 @@ class StyleGAN(Backbone):
                 " space='w > weights'."
             )
         noise = view.slots.get("noise")
-        return self.render(
-            view, view.slots["styles"].rows(index), None if noise is None else noise.rows(index)
-        )
+        return self.render(view, view.slots["styles"].rows(index), None if noise is None else noise.rows(index))
 
     def sample(self, view: View, target: Target, *, rng: Random) -> Tensor:
         settings = override(self.sampling, target.sampling)

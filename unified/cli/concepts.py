@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 ConceptFiles = Annotated[
     list[Path], typer.Argument(metavar="CONCEPT", help="Concept files that `unified invert` wrote.")
 ]
+OptionalConceptFiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="[CONCEPT]", help="Concept files that `unified invert` wrote.")
+]
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="An embedded model (see `unified models`), a checkpoint's path, or a hub id."),
@@ -148,12 +151,15 @@ def generate(
 
 
 def edit(
-    concept: ConceptFiles,
+    concept: OptionalConceptFiles = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=STRENGTH", help="An edit, such as smile=2; may be repeated."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the edits that the concept's model knows.")] = False,
+    find: Annotated[
+        bool, typer.Option("--find", help="Find the directions of the model first, with the embedded classifier.")
+    ] = False,
     prompt: PromptOption = "",
     output: OutputPicture = Path("out.png"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
@@ -163,14 +169,27 @@ def edit(
     """Change an inverted picture along named directions, or by a text.
 
     Example: unified edit me.safetensors --set mouth=smile=2 --output smiling.png
+
+    Example: unified edit --model my-stylegan.pkl --find --list
     """
-    from unified.directions_hook import directions_of
+    from unified.directions_hook import directions_of, find_directions
+    from unified.progress import Bar
 
     edits = strengths(change)
-    concepts = _read_concepts(concept)
-    if not list_ and not edits and not prompt:
+    concepts = _read_concepts(concept or [])
+    if not list_ and not find and not edits and not prompt:
         raise UserError("There is no edit: give --set NAME=STRENGTH or --prompt, or --list to see the names.")
+    if not concepts and model is None:
+        raise UserError("Neither a concept nor a model was given: name a concept file, or --model.")
     backbone = _model_of(concepts, model)
+    if find:
+        lines = find_directions(backbone, progress=Bar())
+        if not lines:
+            raise UserError(f"No directions can be found on {backbone.id}: it has no style space.")
+        for line in lines:
+            remarks.print(line, markup=False)
+        if not list_ and not edits and not prompt:
+            return
     if list_:
         found = directions_of(backbone)
         if not found:

@@ -16,6 +16,7 @@ from torch import Tensor
 from backbones.stylegan.formats import allowed, storages, zip_files
 from backbones.stylegan.formats.errors import UnsafeFileError, damaged
 from backbones.stylegan.formats.machine import run
+from backbones.stylegan.formats.scan import looks_like_pickle
 from backbones.stylegan.formats.source import Source
 from backbones.stylegan.formats.values import Array, Stub
 from unified.errors import UserError
@@ -61,7 +62,8 @@ def read_content(path: str | Path, *, shapes: bool = False) -> Any:
         with open(path, "rb") as file:
             start = file.read(64)
             file.seek(0)
-            return _read(Source(file), container_of(start), start, path, shapes)
+            container = container_of(start) or ("pickle" if looks_like_pickle(start[:2]) else None)
+            return _read(Source(file), container, start, path, shapes)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from None
     except MemoryError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from pickletools import OpcodeInfo, code2op
+from pickletools import OpcodeInfo, opcodes
 from typing import Any, BinaryIO
 
 from backbones.stylegan.formats.errors import damaged
 
-OPERATIONS = 1_000_000
+OPERATIONS = 400_000
 """Work that one file may ask for: one per pickle opcode or member, and one per 4 KiB. Checkpoints of 1024 px
-need about a tenth; the smallest objects cost up to 300 bytes of memory each, so this is a limit of both."""
+need about an eighth; the smallest objects cost up to 300 bytes of memory each, so this is a limit of both."""
 
 _CHUNK = 4096
 LARGE = 4096
@@ -45,7 +45,8 @@ class Source(io.RawIOBase):
 
     def __init__(self, content: BinaryIO | bytes | bytearray | memoryview, budget: Budget | None = None) -> None:
         super().__init__()
-        self._start = self._position = 0
+        self._start = self._position = self._block_start = 0
+        self._block = b""
         if isinstance(content, bytes | bytearray | memoryview):
             self._memory: memoryview | None = memoryview(content)
             self._file: BinaryIO | None = None
@@ -91,12 +92,27 @@ class Source(io.RawIOBase):
         self.budget.spend(count // _CHUNK)
         if self._memory is not None:
             data = bytes(self._memory[self._position : self._position + count])
+        elif count < LARGE:
+            data = self._buffered(count)
         else:
             assert self._file is not None
             self._file.seek(self._start + self._position)
             data = self._file.read(count)
         self._position += len(data)
         return data
+
+    def _buffered(self, count: int) -> bytes:
+        """Small reads come from a block kept in memory: most opcodes are one byte."""
+        offset = self._position - self._block_start
+        if not 0 <= offset <= len(self._block) - count:
+            assert self._file is not None
+            self._file.seek(self._start + self._position)
+            self._block, self._block_start, offset = (
+                self._file.read(min(4 * LARGE, self.left)),
+                self._position,
+                0,
+            )
+        return self._block[offset : offset + count]
 
     def exactly(self, size: int) -> bytes:
         if size < 0 or size > self.left:
@@ -149,6 +165,7 @@ class Gap:
         self.position, self.size = position, size
 
 
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in opcodes}
 _SIZES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8}
 
 
@@ -161,10 +178,9 @@ def operations(source: Source, *, skip: bool = False) -> Iterator[tuple[OpcodeIn
         position = source.tell()
         source.budget.spend(1)
         code = source.read(1)
-        opcode = code2op.get(code.decode("latin-1")) if code else None
+        opcode = _OPCODES.get(code)
         if opcode is None:
-            what = "it ends early" if not code else f"byte {position} is no pickle opcode"
-            raise damaged(what)
+            raise damaged(f"byte {position} is no pickle opcode" if code else "it ends early")
         argument: Any = None
         if opcode.name in _SIZES:
             size = int.from_bytes(source.exactly(_SIZES[opcode.name]), "little")
@@ -176,7 +192,10 @@ def operations(source: Source, *, skip: bool = False) -> Iterator[tuple[OpcodeIn
             else:
                 argument = source.large(size)
         elif opcode.arg is not None:
-            argument = opcode.arg.reader(source)
+            try:
+                argument = opcode.arg.reader(source)
+            except ValueError as error:
+                raise damaged("it ends early" if not source.left else str(error)[:100]) from None
         yield opcode, argument, position
         if opcode.name == "STOP":
             return

@@ -146,9 +146,7 @@ class Resampling:
         """lines: the filter's (vertical, horizontal) terms. size: (height, width) of the pictures.
         padding: (top, bottom), (left, right)."""
         taps = (len(lines[0][0]), len(lines[0][1]))
-        rows, columns = (
-            _Axis(taps[i], size[i], up, down, *padding[i]) for i in (0, 1)
-        )
+        rows, columns = (_Axis(taps[i], size[i], up, down, *padding[i]) for i in (0, 1))
         if min(rows.out, columns.out) < 1:
             raise ValueError(f"a picture of {size} with padding {padding} is smaller than the filter, {taps}")
 

@@ -70,18 +70,14 @@ class AliasFreeConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the inverse of :meth:`from_dict`."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         try:
             return cls(**values)
         except TypeError as error:
-            raise UserError(
-                f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}."
-            ) from None
+            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
 
 
 def is_alias_free(tensors: Mapping[str, Tensor]) -> bool:

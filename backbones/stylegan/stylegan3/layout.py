@@ -77,16 +77,12 @@ def bands(
     return tuple(result)
 
 
-def channel_plan(
-    resolution: int, *, base: int = 32768, maximum: int = 512, layers: int = 14
-) -> tuple[int, ...]:
+def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512, layers: int = 14) -> tuple[int, ...]:
     """Feature channels of L0 ... L`layers - 1`: min(base / (2 cutoff), maximum), as in the official networks.
 
     Configuration R doubles base and maximum.
     """
-    return tuple(
-        round(min(base / 2 / band.cutoff, maximum)) for band in bands(resolution, layers)[:layers]
-    )
+    return tuple(round(min(base / 2 / band.cutoff, maximum)) for band in bands(resolution, layers)[:layers])
 
 
 def plan(config: AliasFreeConfig) -> tuple[Layer, ...]:
@@ -108,9 +104,7 @@ def plan(config: AliasFreeConfig) -> tuple[Layer, ...]:
     )
 
 
-def _layer(
-    config: AliasFreeConfig, i: int, in_channels: int, out_channels: int, before: Band, after: Band
-) -> Layer:
+def _layer(config: AliasFreeConfig, i: int, in_channels: int, out_channels: int, before: Band, after: Band) -> Layer:
     count = len(config.channels)
     is_rgb = i == count
     kernel_size = 1 if is_rgb else config.kernel_size

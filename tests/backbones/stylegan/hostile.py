@@ -107,7 +107,7 @@ def _named(mark: Path) -> dict[str, tuple[str, bytes]]:
     python = f"open({str(mark)!r}, 'w')"
     system = name("posix", "system") + text(command) + b"\x85R"
     network = name("torch_utils.persistence", "_reconstruct_persistent_obj")
-    meta = {"type": "class", "version": 6, "module_src": python, "class_name": "Generator"}
+    meta = {"type": "class", "version": 6, "module_src": python, "class_name": "Generator", "state": {}}
     found = {
         "reduce os.system": ("posix.system", pickle.dumps(Calls(os.system, command))),
         "reduce os.system, protocol 0": ("posix.system", pickle.dumps(Calls(os.system, command), 0)),
@@ -197,10 +197,6 @@ def _named(mark: Path) -> dict[str, tuple[str, bytes]]:
         "legacy: os.system": ("posix.system", legacy(pickle.dumps(Calls(os.system, command), 2))),
         "legacy: in the magic number": ("posix.system", storage(1, b"1234").replace(
             pickle.dumps({}, 2), pickle.dumps(Calls(os.system, command), 2), 1)),
-        "numpy object array": ("builtins.object", pickle.dumps(np.array([object], dtype=object))),
-        "numpy object array of calls": (
-            "posix.system", pickle.dumps(np.array([Calls(os.system, command)], dtype=object))
-        ),
         "namespace with a call": (
             "posix.system", program(name("argparse", "Namespace"), b")\x81}", text("a"), system, b"sb", protocol=2)
         ),
@@ -216,13 +212,12 @@ def _damaged(mark: Path) -> dict[str, bytes]:
     network = name("torch_utils.persistence", "_reconstruct_persistent_obj")
     values = np.arange(6, dtype=np.float32).tobytes()
     blob = storage(6, values)
-    laughs = b"]" + b"\x94" + b"".join(b"]\x94(" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(60))
     tuples = b")" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(60))
     chain = [network + b"}" + text("state") + b"}s\x85R" + b"\x94"]
     for i in range(50):  # each network holds the one before twice
         pair = b"}(" + text("a") + b"h" + bytes([i]) + text("b") + b"h" + bytes([i]) + b"u"
         chain.append(network + b"}" + text("state") + b"}" + text("_modules") + pair + b"ss\x85R\x94")
-    deep = network + b"}" + text("state") + b"}" + text("_modules")
+    deep = network + b"}" + text("state") + b"}" + text("_modules") + b"}" + text("a")
     array = name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
     dtype = name("numpy", "dtype") + text("f4") + b"\x89\x88\x87R(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     good = torch_zip(program(persistent(name("torch", "FloatStorage")), protocol=2), ("archive/data/0", b"1234"))
@@ -263,9 +258,11 @@ def _damaged(mark: Path) -> dict[str, bytes]:
         "colliding numbers as keys": program(
             b"}(", *(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(1, 2000)), b"u"
         ),
-        "lists that stand for 2^60": program(b"}", text("x"), laughs, b"s"),
+        "arguments that stand for 2^60": program(
+            network, b"}", text("state"), b"}", text("_init_kwargs"), b"}", text("a"), tuples, b"sss\x85R"
+        ),
         "networks that stand for 2^50": program(*chain),
-        "networks within networks": program(deep * 3000),
+        "networks within networks": program(deep * 3000, network, b"}", text("state"), b"}s\x85R", b"sss\x85R" * 3000),
         "a million empty sets": program(b"\x8f" * 2_000_000),
         "a million marks": program(b"(" * 2_000_000),
         "tuples in tuples": program(b")" + b"\x85" * 1_500_000),
@@ -298,6 +295,8 @@ def _damaged(mark: Path) -> dict[str, bytes]:
         "numpy array larger than its data": program(array, b"(K\x01J\xff\xff\xff\x7f\x85", dtype, b"\x89C\x04abcdtb"),
         "numpy array of negative size": program(array, b"(K\x01J\xff\xff\xff\xff\x85", dtype, b"\x89C\x04abcdtb"),
         "numpy array without data": program(b"}", text("x"), array, b"s"),
+        "numpy object array": pickle.dumps(np.array([object], dtype=object)),
+        "numpy object array of calls": pickle.dumps(np.array([Calls(os.system, f"touch {command}")], dtype=object)),
         "numpy structured array": pickle.dumps(np.zeros(1, [("a", "i8")])),
         "zip: path outside": torch_zip(program(b"N"), ("../../../tmp/outside", b"x")),
         "zip: absolute path": torch_zip(program(b"N"), ("/tmp/outside", b"x")),
