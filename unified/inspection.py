@@ -16,7 +16,9 @@ def inspect(path: str | Path) -> object:
     """A description of the checkpoint file. Raises UserError if it is not there or of no known kind."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a checkpoint file.")
+        raise UserError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a checkpoint file."
+        )
     for _, inspector in inspectors:
         found = inspector(path)
         if found is not None:

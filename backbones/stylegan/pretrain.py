@@ -108,7 +108,7 @@ def pretrain(
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(trained, MAXIMUM_NORM)
-        # Rarely a gradient overflows (an activation next to zero under the perceptual norm): that step is left out.
+        # Rarely a gradient overflows (an activation next to zero under the perceptual norm): leave that step out.
         if bool(torch.isfinite(norm)):
             optimiser.step()
             average.update(network, step + 1)
@@ -141,12 +141,14 @@ def fit_mapping(network: Autoencoder, images: np.ndarray, *, seed: int) -> float
     mean, covariance = code_statistics(network, images)
     root = torch.linalg.cholesky(covariance + 1e-6 * torch.eye(len(mean)))
     mapping = network.generator.mapping.requires_grad_(True)
-    adam = torch.optim.Adam(mapping.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    # The mapping's weights are stored divided by its learning rate multiplier; here they shall learn at full rate.
+    rate = 2e-3 / network.generator.config.learning_rate_multiplier
+    adam = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
     scale = covariance.diagonal().sum()
     error = torch.zeros(())
     for step in range(MAPPING_STEPS):
         for group in adam.param_groups:
-            group["lr"] = 2e-3 * (1 - step / MAPPING_STEPS)
+            group["lr"] = rate * (1 - step / MAPPING_STEPS)
         z = torch.randn(MAPPING_BATCH, len(mean), generator=step_generator(seed, step, stream=77))
         target = mean + normalise(z) @ root.T
         error = (mapping.map_one(z) - target).square().sum(1).mean() / scale

@@ -21,6 +21,9 @@ from accelerate import Accelerator
 from torch import nn
 
 
+CHECKPOINT = "checkpoint.pt"
+
+
 class Stateful(Protocol):
     """Anything that is saved in a checkpoint: modules, optimisers, averaged weights."""
 
@@ -122,7 +125,7 @@ def train_loop(
     `step_fn` does one optimisation step and returns scalars to log. `state` is what a checkpoint holds
     (unwrapped modules). The log is `settings.work/log.txt`, one line each `log_every` steps.
     """
-    path = settings.work / "checkpoint.pt"
+    path = settings.work / CHECKPOINT
     start, before = 0, 0.0
     if settings.resume and path.exists():
         start, before = load_checkpoint(path, state)

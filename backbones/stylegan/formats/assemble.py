@@ -18,6 +18,7 @@ from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.errors import damaged
 from backbones.stylegan.generator import Generator
 from backbones.stylegan.ops import make_filter
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from unified.errors import UserError
 
 Network = TypeVar("Network", Generator, Discriminator)
@@ -39,13 +40,18 @@ def discriminator_from(tensors: Mapping[str, Tensor], **known: Any) -> Discrimin
     return fill(Discriminator, infer_discriminator(tensors, **known), tensors)
 
 
-def fill(kind: type[Network], config: GeneratorConfig | DiscriminatorConfig, tensors: Mapping[str, Tensor]) -> Network:
+def fill(
+    kind: type[Network],
+    config: GeneratorConfig | AliasFreeConfig | DiscriminatorConfig,
+    tensors: Mapping[str, Tensor],
+) -> Network:
     """The network with copies of the tensors. Resampling filters that are missing are rebuilt.
 
     Shapes are compared on the meta device, and what the network would need with the memory that its tensors share,
     so that a small file cannot ask for a large network.
     """
-    what = f"StyleGAN2 {kind.__name__.lower()} of resolution {config.resolution}"
+    family = "StyleGAN3" if isinstance(config, AliasFreeConfig) else "StyleGAN2"
+    what = f"{family} {kind.__name__.lower()} of resolution {config.resolution}"
     try:
         with torch.device("meta"):
             network = kind(config)  # type: ignore[arg-type]
@@ -94,6 +100,6 @@ def refuse_repetition(tensors: Iterable[Tensor]) -> None:
 
 def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
     if "synthesis.input.freqs" in tensors:
-        raise UserError("The file holds a StyleGAN3; expected a StyleGAN2.")
+        raise UserError("The file holds a StyleGAN3 where a StyleGAN2 is expected.")
     if any(name.startswith(("g_synthesis.", "g_mapping.", "generator.progression.")) for name in tensors):
         raise UserError("The file holds a StyleGAN1, whose networks differ; expected StyleGAN2.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from backbones.stylegan.formats.errors import describing
 from backbones.stylegan.formats.restricted import Stub, plain, read_content, tensors_of
 from backbones.stylegan.formats.rosinality import generator_of
 from backbones.stylegan.generator import Generator
@@ -32,7 +33,9 @@ class EncoderCheckpoint:
 
 def load_encoder(path: str | Path) -> EncoderCheckpoint:
     """All of the file. Raises UserError if it is another one, UnsafeFileError if it is hostile or damaged."""
-    return encoder_of(read_content(path), path)
+    content = read_content(path)
+    with describing(path):
+        return encoder_of(content, path)
 
 
 def encoder_of(content: Any, path: str | Path) -> EncoderCheckpoint:
@@ -52,7 +55,9 @@ def encoder_of(content: Any, path: str | Path) -> EncoderCheckpoint:
 
 def load_decoder(path: str | Path) -> tuple[Generator, None]:
     """Only the generator. Raises UserError if the file holds none."""
-    return build_decoder(read_content(path), path)
+    content = read_content(path)
+    with describing(path):
+        return build_decoder(content, path)
 
 
 def build_decoder(content: Any, path: str | Path) -> tuple[Generator, None]:

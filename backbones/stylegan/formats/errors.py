@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from unified.errors import UserError
 
 
@@ -18,6 +21,23 @@ class UnsafeFileError(UserError):
 
 def damaged(why: str) -> UnsafeFileError:
     return UnsafeFileError(f"The file is damaged or not a StyleGAN checkpoint: {why}. Download it again.")
+
+
+@contextlib.contextmanager
+def describing(path: object) -> Iterator[None]:
+    """Whatever the values of a file provoke inside comes out as UnsafeFileError; UserError passes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError:
+        raise damaged("it needs more memory than there is") from None
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
+        # Content that no writer produces; what is usual is checked and named where it is read.
+        raise UnsafeFileError(
+            f"{path} is damaged: its values do not fit together ({type(error).__name__}: {str(error)[:100]}). "
+            "Download it again."
+        ) from None
 
 
 def refused(name: str) -> UnsafeFileError:

@@ -16,12 +16,13 @@ from backbones.stylegan.config import infer_discriminator, infer_generator
 from backbones.stylegan.formats import official, rosinality, tensorflow
 from backbones.stylegan.formats.allowed import ALLOWED
 from backbones.stylegan.formats.encoders import parts_of
-from backbones.stylegan.formats.errors import UnsafeFileError
+from backbones.stylegan.formats.errors import UnsafeFileError, describing
 from backbones.stylegan.formats.recognition import Format, classify
 from backbones.stylegan.formats.restricted import Stub, container_of, read_content, tensors_of
 from backbones.stylegan.formats.scan import Scan, looks_like_pickle
 from backbones.stylegan.formats.source import Source
 from backbones.stylegan.formats.zip_files import Archive
+from backbones.stylegan.stylegan3.config import infer_alias_free
 from unified.errors import UserError
 
 _MOST_NAMES = 1000
@@ -122,7 +123,9 @@ def inspect(path: str | Path) -> Inspection:
         notes.append("the architecture was not read, since the file would be refused")
     else:
         try:
-            networks = summaries(read_content(path, shapes=True))
+            content = read_content(path, shapes=True)
+            with describing(path):
+                networks = summaries(content)
         except UserError as error:
             notes.append(str(error))
     return Inspection(path, f"{kind or 'pickle'} ({container or 'old protocol'})", size, networks, names, tuple(notes))
@@ -198,13 +201,18 @@ def summary(name: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Tensor]
         ("StyleGAN2 discriminator", lambda: infer_discriminator(tensors)),
     ]
     if "input.input" in tensors:
-        rules = [("StyleGAN2 generator", lambda: infer_generator(rosinality.generator_to_official(tensors) | rest))]
+        rules = [
+            ("StyleGAN2 generator", lambda: infer_generator({**rosinality.generator_to_official(tensors), **rest}))
+        ]
     elif "final_conv.0.weight" in tensors:
         rules = [
-            ("StyleGAN2 discriminator", lambda: infer_discriminator(rosinality.discriminator_to_official(tensors) | rest))
+            (
+                "StyleGAN2 discriminator",
+                lambda: infer_discriminator({**rosinality.discriminator_to_official(tensors), **rest}),
+            )
         ]
     elif "synthesis.input.freqs" in tensors:
-        kind, rules = "StyleGAN3 generator", []
+        rules = [("StyleGAN3 generator", lambda: infer_alias_free(tensors))]
     for title, infer in rules:
         try:
             configuration = _told_by_shapes(infer().to_dict())
@@ -217,7 +225,15 @@ def summary(name: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Tensor]
 
 def _told_by_shapes(configuration: dict[str, Any]) -> dict[str, Any]:
     """Without what no shape tells, so that defaults are not shown as facts of the file."""
-    hidden = ("conv_clamp", "learning_rate_multiplier", "group_size")
+    hidden = {
+        "conv_clamp",
+        "learning_rate_multiplier",
+        "group_size",
+        "critical_layers",
+        "first_cutoff",
+        "first_stopband",
+    }
+    hidden |= {"last_stopband_ratio", "margin", "filter_size", "upsampling", "output_scale"}
     return {key: value for key, value in configuration.items() if key not in hidden and value is not None}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.encoders import build_decoder, parts_of
-from backbones.stylegan.formats.errors import UnsafeFileError, damaged
+from backbones.stylegan.formats.errors import describing
 from backbones.stylegan.formats.official import build_networks, official_networks
 from backbones.stylegan.formats.restricted import Stub, read_content, tensors_of
 from backbones.stylegan.formats.rosinality import build_rosinality
@@ -28,18 +28,8 @@ def load_file(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
 def build(content: Any, path: str | Path) -> tuple[Generator, Discriminator | None]:
     """As :func:`load_file`, of content that was read. Raises UserError and nothing else."""
-    try:
+    with describing(path):
         return _build(content, path)
-    except UserError:
-        raise
-    except MemoryError:
-        raise damaged("it needs more memory than there is") from None
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
-        # Content of a kind that no writer produces; the checks above name the usual cases.
-        raise UnsafeFileError(
-            f"{path} is damaged: its values do not fit together ({type(error).__name__}: {str(error)[:100]}). "
-            "Download it again."
-        ) from None
 
 
 def _build(content: Any, path: str | Path) -> tuple[Generator, Discriminator | None]:

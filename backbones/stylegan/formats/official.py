@@ -14,7 +14,8 @@ from torch import Tensor
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.assemble import discriminator_from, generator_from
-from backbones.stylegan.formats.errors import damaged
+from backbones.stylegan.formats.errors import damaged, describing
+from backbones.stylegan.formats.official3 import build_alias_free_generator, is_stylegan3
 from backbones.stylegan.formats.restricted import Stub, Walk, plain, read_content
 from backbones.stylegan.generator import Generator
 from unified.errors import UserError
@@ -58,7 +59,9 @@ def load_official(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
     Raises UserError for networks that are not StyleGAN2's.
     """
-    return build_networks(read_official(path), path)
+    content = read_content(path)
+    with describing(path):
+        return build_networks(official_networks(content, path), path)
 
 
 def build_networks(stored: dict[str, StoredNetwork], path: str | Path) -> tuple[Generator, Discriminator | None]:
@@ -72,6 +75,8 @@ def build_networks(stored: dict[str, StoredNetwork], path: str | Path) -> tuple[
 
 def build_generator(stored: StoredNetwork) -> Generator:
     """The network of the inferred configuration, with the stored tensors."""
+    if is_stylegan3(stored):
+        return build_alias_free_generator(stored)
     synthesis = stored.arguments.get("synthesis_kwargs")
     known = _settings(stored, "synthesis.b4.conv1", "mapping.fc0", synthesis)
     return generator_from(stored.tensors, **known)

@@ -1,9 +1,10 @@
-"""The StyleGAN3 generator of an official torch .pkl, from its stored tensors and arguments."""
+"""The StyleGAN3 generator of an official torch .pkl, from its stored tensors and settings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backbones.stylegan.formats.assemble import fill
 from backbones.stylegan.generator import Generator
 from backbones.stylegan.stylegan3.config import infer_alias_free, is_alias_free
 from unified.errors import UserError
@@ -11,8 +12,8 @@ from unified.errors import UserError
 if TYPE_CHECKING:
     from backbones.stylegan.formats.official import StoredNetwork
 
-# Arguments that no tensor tells: official name -> (field of the configuration, its type).
-_ARGUMENTS: dict[str, tuple[str, type]] = {
+# Settings that no tensor tells: official name -> (field of the configuration, its type).
+_SETTINGS: dict[str, tuple[str, type]] = {
     "num_critical": ("critical_layers", int),
     "first_cutoff": ("first_cutoff", float),
     "first_stopband": ("first_stopband", float),
@@ -21,6 +22,7 @@ _ARGUMENTS: dict[str, tuple[str, type]] = {
     "filter_size": ("filter_size", int),
     "lrelu_upsampling": ("upsampling", int),
     "output_scale": ("output_scale", float),
+    "conv_clamp": ("conv_clamp", float),
 }
 
 
@@ -32,30 +34,29 @@ def is_stylegan3(stored: StoredNetwork) -> bool:
 def build_alias_free_generator(stored: StoredNetwork) -> Generator:
     """The network of the inferred configuration with the stored tensors, in fp32, in eval mode, frozen.
 
-    Raises UserError if the tensors are no StyleGAN3 generator's.
+    Shapes are compared before anything is allocated. Raises UserError if the tensors are no StyleGAN3
+    generator's or do not fit its settings.
     """
-    config = infer_alias_free(stored.tensors, **_known(stored.arguments))
-    network = Generator(config)
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in stored.tensors.items()})
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise UserError(
-            f"The stored {stored.class_name} does not fit StyleGAN3: {' '.join(lines[1:3])[:400]}"
-        ) from None
-    return network.eval().requires_grad_(False)
+        known = _known(stored)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"A setting of the stored {stored.class_name} is no number: {error}.") from None
+    return fill(Generator, infer_alias_free(stored.tensors, **known), stored.tensors)
 
 
-def _known(arguments: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Any] = {}
-    for source in (arguments.get("synthesis_kwargs") or {}, arguments):
-        for name, (field, kind) in _ARGUMENTS.items():
-            if name in source:
-                known[field] = kind(source[name])
-        if "conv_clamp" in source:
-            value = source["conv_clamp"]
-            known["conv_clamp"] = None if value is None else float(value)
-    mapping = arguments.get("mapping_kwargs") or {}
+def _known(stored: StoredNetwork) -> dict[str, Any]:
+    """From the arguments that the network was made with; what they leave out has the default of the paper."""
+    nested, mapping = (_dict(stored.arguments.get(key)) for key in ("synthesis_kwargs", "mapping_kwargs"))
+    given = nested | stored.arguments
+    known = {
+        field: None if name == "conv_clamp" and given[name] is None else kind(given[name])
+        for name, (field, kind) in _SETTINGS.items()
+        if name in given
+    }
     if "lr_multiplier" in mapping:
         known["learning_rate_multiplier"] = float(mapping["lr_multiplier"])
     return known
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

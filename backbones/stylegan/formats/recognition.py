@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.stylegan.formats.allowed import NETWORK, TENSORFLOW
-from backbones.stylegan.formats.errors import UnsafeFileError
 from backbones.stylegan.formats.restricted import Container, container_of
 from backbones.stylegan.formats.scan import Scan
 from backbones.stylegan.formats.source import Source

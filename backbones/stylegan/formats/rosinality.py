@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.stylegan.config import GeneratorConfig
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.assemble import discriminator_from, generator_from
-from backbones.stylegan.formats.errors import damaged
+from backbones.stylegan.formats.errors import damaged, describing
 from backbones.stylegan.formats.restricted import plain, read_content, tensors_of
 from backbones.stylegan.generator import Generator
 from backbones.stylegan.ops import make_filter
@@ -43,7 +44,9 @@ def load_rosinality(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
     Without latent_avg in the file, the mean of W is that of 4096 fixed samples. Raises UserError.
     """
-    return build_rosinality(read_content(path), path)
+    content = read_content(path)
+    with describing(path):
+        return build_rosinality(content, path)
 
 
 def build_rosinality(content: Any, path: str | Path) -> tuple[Generator, Discriminator | None]:
@@ -102,6 +105,8 @@ def save_rosinality(
     generator and a resnet discriminator. With extended=True these are written too, the tensors without a name there
     in our entry; then only :func:`load_rosinality` reads the file.
     """
+    if not isinstance(generator.config, GeneratorConfig):
+        raise UserError("rosinality's code has no StyleGAN3; write safetensors.")
     if not extended:
         _require_representable(generator, discriminator)
     names = generator_to_rosinality(generator.state_dict(), generator.config.sizes)
@@ -174,7 +179,7 @@ def discriminator_to_rosinality(tensors: Mapping[str, Tensor], sizes: tuple[int,
     found: dict[str, Tensor] = {}
     for name in _discriminator_names(sizes):
         official = _discriminator_name(name, top)
-        if official in tensors:
+        if official is not None and official in tensors:
             found[name] = _unshaped(name, tensors[official].detach().cpu().clone())
     kernel = tensors[f"b{sizes[-1]}.conv1.resample_filter"].detach().cpu()
     for i in range(1, len(sizes)):
@@ -363,6 +368,7 @@ def own_tensors(content: Any, name: str) -> dict[str, Tensor]:
 
 def _require_representable(generator: Generator, discriminator: Discriminator | None) -> None:
     config = generator.config
+    assert isinstance(config, GeneratorConfig)
     wrong = []
     if config.c_dim:
         wrong.append(f"a condition (c_dim {config.c_dim})")

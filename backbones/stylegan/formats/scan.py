@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from pickletools import OpcodeInfo, markobject
 
-from backbones.stylegan.formats.source import Gap, Source, operations
+from backbones.stylegan.formats.source import TEXTS, Gap, Source, operations
 
-_TEXTS = frozenset(
-    ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-)
 _LONGEST = 200  # characters; longer texts are no names
-_MOST_TEXTS = 50_000
+_MOSTTEXTS = 50_000
 _NESTED = 4
 _MARK = "\0mark"
 UNKNOWN = "(a name computed while reading)"
@@ -46,7 +43,7 @@ class Scan:
             self.operations += 1
             asked = ""
             result: str | None = None
-            if name in _TEXTS:
+            if name in TEXTS:
                 self._text(argument)
                 result = argument if len(argument) <= _LONGEST else None
             elif name in ("GLOBAL", "INST"):
@@ -74,7 +71,7 @@ class Scan:
                 return
 
     def _text(self, text: str) -> None:
-        if len(text) <= _LONGEST and len(self.texts) < _MOST_TEXTS:
+        if len(text) <= _LONGEST and len(self.texts) < _MOSTTEXTS:
             self.texts.add(text)
 
     def _nested(self, source: Source, data: bytes | bytearray | Gap, depth: int) -> None:

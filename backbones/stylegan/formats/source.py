@@ -166,6 +166,12 @@ class Gap:
 
 
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in opcodes}
+BYTES = frozenset({"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"})
+TEXTS = frozenset(
+    {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+)
+"""Opcodes that push a byte string, and a text."""
+
 _SIZES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8}
 
 
@@ -193,7 +199,7 @@ def operations(source: Source, *, skip: bool = False) -> Iterator[tuple[OpcodeIn
                 argument = source.large(size)
         elif opcode.arg is not None:
             try:
-                argument = opcode.arg.reader(source)
+                argument = opcode.arg.reader(source)  # type: ignore[arg-type]
             except ValueError as error:
                 raise damaged("it ends early" if not source.left else str(error)[:100]) from None
         yield opcode, argument, position

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.assemble import discriminator_from, generator_from, refuse_repetition
-from backbones.stylegan.formats.errors import damaged
+from backbones.stylegan.formats.errors import damaged, describing
 from backbones.stylegan.formats.restricted import Stub, Walk, plain, read_content
 from backbones.stylegan.formats.values import Array
 from backbones.stylegan.generator import Generator
@@ -113,7 +113,9 @@ def load_tensorflow(path: str | Path) -> tuple[Generator, Discriminator | None]:
 
     Raises UserError for networks of StyleGAN1 or ProGAN, and for the conditional ones of the first StyleGAN2 code.
     """
-    return build_tensorflow(read_content(path), path)
+    content = read_content(path)
+    with describing(path):
+        return build_tensorflow(content, path)
 
 
 def networks_of(content: Any) -> dict[str, Stub]:

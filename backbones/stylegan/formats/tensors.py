@@ -10,11 +10,14 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.stylegan.config import DiscriminatorConfig, GeneratorConfig
 from backbones.stylegan.discriminator import Discriminator
+from backbones.stylegan.formats.assemble import fill
+from backbones.stylegan.formats.errors import describing
 from backbones.stylegan.generator import Generator
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from unified.errors import UserError
 
 FORMAT = "unified-stylegan2"
@@ -59,25 +62,30 @@ def load_networks(path: str | Path) -> tuple[Generator, Discriminator | None]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}). Check the path or write it again.") from None
     if metadata.get("format") != FORMAT or "generator" not in metadata:
         raise UserError(f"{path} is a safetensors file of kind {metadata.get('format')!r}; expected {FORMAT!r}.")
-    generator = Generator(GeneratorConfig.from_dict(_json(metadata["generator"], path)))
+    with describing(path):
+        return _networks(metadata, tensors, path)
+
+
+def _networks(
+    metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: str | Path
+) -> tuple[Generator, Discriminator | None]:
+    settings = _json(metadata["generator"], path)
+    kind = AliasFreeConfig if "radial_filters" in settings else GeneratorConfig
+    generator = fill(Generator, kind.from_dict(settings), _part(tensors, "generator."))
     discriminator = None
     if "discriminator" in metadata:
-        discriminator = Discriminator(DiscriminatorConfig.from_dict(_json(metadata["discriminator"], path)))
-    for prefix, network in (("generator.", generator), ("discriminator.", discriminator)):
-        if network is None:
-            continue
-        own = {name.removeprefix(prefix): t.float() for name, t in tensors.items() if name.startswith(prefix)}
-        try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            raise UserError(f"The tensors of {path} do not fit its configuration: {str(error)[:300]}") from None
-        network.eval().requires_grad_(False)
+        judge = DiscriminatorConfig.from_dict(_json(metadata["discriminator"], path))
+        discriminator = fill(Discriminator, judge, _part(tensors, "discriminator."))
     return generator, discriminator
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _json(text: str, path: str | Path) -> dict[str, object]:

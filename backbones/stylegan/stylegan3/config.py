@@ -53,7 +53,7 @@ class AliasFreeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
-        if self.resolution < 16 or self.resolution & (self.resolution - 1):
+        if not 16 <= self.resolution <= 2**16 or self.resolution & (self.resolution - 1):
             raise UserError(
                 f"resolution {self.resolution}: StyleGAN3 needs a power of two of at least 16, such as 256."
             )
@@ -61,6 +61,22 @@ class AliasFreeConfig:
             raise UserError(
                 f"channels {self.channels}: expected positive numbers for more than {self.critical_layers} "
                 "layers (14 in the official networks)."
+            )
+
+        # Bounds far beyond any use: filters are designed from these numbers, which a file may give.
+        usable = (
+            1 <= self.first_cutoff < self.first_stopband <= self.resolution / 2
+            and 1 < self.last_stopband_ratio <= 4
+            and 0 <= self.margin <= 100
+            and 1 <= self.filter_size <= 32
+            and 1 <= self.upsampling <= 8
+            and self.critical_layers >= 0
+            and self.kernel_size % 2 == 1
+        )
+        if not usable:
+            raise UserError(
+                "The frequencies, margin, filter size or kernel size of the StyleGAN3 configuration make no sense: "
+                f"{self.to_dict()}."
             )
 
     @property

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from backbones.stylegan.stylegan3.config import AliasFreeConfig
+from unified.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512, laye
 
 
 def plan(config: AliasFreeConfig) -> tuple[Layer, ...]:
-    """All layers of the synthesis network, the RGB layer last."""
+    """All layers of the synthesis network, the RGB layer last. Raises UserError for absurdly long filters."""
     count = len(config.channels)
     signals = bands(
         config.resolution,
@@ -98,10 +99,16 @@ def plan(config: AliasFreeConfig) -> tuple[Layer, ...]:
         margin=config.margin,
     )
     channels = (*config.channels, config.image_channels)
-    return tuple(
+    layers = tuple(
         _layer(config, i, channels[max(i - 1, 0)], channels[i], signals[max(i - 1, 0)], signals[i])
         for i in range(count + 1)
     )
+    if max(max(layer.up_taps, layer.down_taps) for layer in layers) > 1024:
+        raise UserError(
+            f"{count} layers from {config.first_cutoff} cycles per picture to resolution {config.resolution} "
+            "change the sampling rate too fast: use more layers."
+        )
+    return layers
 
 
 def _layer(config: AliasFreeConfig, i: int, in_channels: int, out_channels: int, before: Band, after: Band) -> Layer:

@@ -65,8 +65,19 @@ def legacy(payload: bytes, *, keys: bytes | None = None, rest: bytes = b"") -> b
 
 def storage(count: int, data: bytes, *, kind: str = "FloatStorage", announced: int = 0) -> bytes:
     """The legacy stream of one storage that claims `count` elements."""
-    pid = b"(" + text("storage") + name("torch", kind) + text("0") + text("cpu") + b"J" + struct.pack("<i", announced) + b"Nt"
-    return legacy(b"\x80\x02" + pid + b"Q.", keys=b"\x80\x02]" + text("0") + b"a.", rest=struct.pack("<q", count) + data)
+    pid = (
+        b"("
+        + text("storage")
+        + name("torch", kind)
+        + text("0")
+        + text("cpu")
+        + b"J"
+        + struct.pack("<i", announced)
+        + b"Nt"
+    )
+    return legacy(
+        b"\x80\x02" + pid + b"Q.", keys=b"\x80\x02]" + text("0") + b"a.", rest=struct.pack("<q", count) + data
+    )
 
 
 def nested(payload: bytes) -> bytes:
@@ -77,8 +88,13 @@ def nested(payload: bytes) -> bytes:
 def tensor(blob: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Calls:
     return Calls(
         torch._utils._rebuild_tensor_v2,
-        Calls(torch.storage._load_from_bytes, blob), offset, size, stride, False, collections.OrderedDict(),
-    )  # fmt: skip
+        Calls(torch.storage._load_from_bytes, blob),
+        offset,
+        size,
+        stride,
+        False,
+        collections.OrderedDict(),
+    )
 
 
 def zipped(entries: list[tuple[str, bytes]], *, method: int = zipfile.ZIP_STORED) -> bytes:
@@ -119,24 +135,30 @@ def _named(mark: Path) -> dict[str, tuple[str, bytes]]:
         "getattr chain": (
             "builtins.getattr",
             program(
-                name("builtins", "getattr"), name("builtins", "__import__"), text("os"), b"\x85R",
-                text("system"), b"\x86R", text(command), b"\x85R",
+                name("builtins", "getattr"),
+                name("builtins", "__import__"),
+                text("os"),
+                b"\x85R",
+                text("system"),
+                b"\x86R",
+                text(command),
+                b"\x85R",
             ),
-        ),  # fmt: skip
+        ),
         "getattr of an allowed name": (
             "builtins.getattr",
             program(name("builtins", "getattr"), name("collections", "OrderedDict"), text("__init__"), b"\x86R"),
         ),
         "operator.attrgetter": (
-            "operator.attrgetter", program(name("operator", "attrgetter"), text("system"), b"\x85R")
+            "operator.attrgetter",
+            program(name("operator", "attrgetter"), text("system"), b"\x85R"),
         ),
         "operator.methodcaller": (
-            "operator.methodcaller", program(name("operator", "methodcaller"), text("system"), text(command), b"\x86R")
+            "operator.methodcaller",
+            program(name("operator", "methodcaller"), text("system"), text(command), b"\x86R"),
         ),
         "functools.partial": ("functools.partial", program(name("functools", "partial"), system, b"\x85R")),
-        "importlib": (
-            "importlib.import_module", program(name("importlib", "import_module"), text("os"), b"\x85R")
-        ),
+        "importlib": ("importlib.import_module", program(name("importlib", "import_module"), text("os"), b"\x85R")),
         "runpy": ("runpy.run_path", program(name("runpy", "run_path"), text(str(mark)), b"\x85R")),
         "webbrowser": ("webbrowser.open", program(name("webbrowser", "open"), text("file:///"), b"\x85R")),
         "timeit": ("timeit.timeit", program(name("timeit", "timeit"), text(python), b"\x85R")),
@@ -144,28 +166,32 @@ def _named(mark: Path) -> dict[str, tuple[str, bytes]]:
         "marshal": ("marshal.loads", program(name("marshal", "loads"), b"C\x01N\x85R")),
         "ctypes": ("ctypes.CDLL", program(name("ctypes", "CDLL"), text("libc.so.6"), b"\x85R")),
         "dotted name": ("os.system.__call__", program(stack_name("os", "system.__call__"))),
-        "module of an allowed module": ("torch.storage.sys.modules", program(stack_name("torch.storage", "sys.modules"))),
+        "module of an allowed module": (
+            "torch.storage.sys.modules",
+            program(stack_name("torch.storage", "sys.modules")),
+        ),
         "numpy's own os": ("numpy.ctypeslib.os.system", program(stack_name("numpy.ctypeslib", "os.system"))),
         "collections' own sys": ("collections._sys.exit", program(stack_name("collections", "_sys.exit"), b")R")),
         "torch.load": ("torch.load", program(name("torch", "load"), text(str(mark)), b"\x85R")),
         "torch.hub": ("torch.hub.load", program(name("torch.hub", "load"), text("a/b"), text("c"), b"\x86R")),
-        "torch.jit": ("torch.jit.unsupported_tensor_ops.execWrapper",
-                      program(name("torch.jit.unsupported_tensor_ops", "execWrapper"), text(python), b"}}\x87R")),
+        "torch.jit": (
+            "torch.jit.unsupported_tensor_ops.execWrapper",
+            program(name("torch.jit.unsupported_tensor_ops", "execWrapper"), text(python), b"}}\x87R"),
+        ),
         "numpy.load": ("numpy.load", program(name("numpy", "load"), text(str(mark)), b"\x85R")),
         "numpy's exec": (
             "numpy.testing._private.utils.runstring",
             program(name("numpy.testing._private.utils", "runstring"), text(python), b"}\x86R"),
         ),
-        "pickle.loads": (
-            "_pickle.loads", pickle.dumps(Calls(pickle.loads, pickle.dumps(Calls(os.system, command))))
-        ),
+        "pickle.loads": ("_pickle.loads", pickle.dumps(Calls(pickle.loads, pickle.dumps(Calls(os.system, command))))),
         "copyreg": ("copyreg._reconstructor", program(name("copyreg", "_reconstructor"), b"NN\x86R")),
         "builds an object's __setstate__": (
             "builtins.type",
             program(name("builtins", "type"), text("x"), b")}", b"\x87R", b"}", text("__setstate__"), system, b"sb"),
         ),
         "a call inside state for a dict": (
-            "posix.system", program(name("dnnlib.util", "EasyDict"), b")R}", text("a"), system, b"sb")
+            "posix.system",
+            program(name("dnnlib.util", "EasyDict"), b")R}", text("a"), system, b"sb"),
         ),
         "a call as a dict key": ("posix.system", program(b"}", system, b"Ns")),
         "nested: pickle": ("posix.system", nested(pickle.dumps(Calls(os.system, command)))),
@@ -175,35 +201,45 @@ def _named(mark: Path) -> dict[str, tuple[str, bytes]]:
             nested(pickle.dumps(MAGIC, 2) + pickle.dumps(PROTOCOL, 2) + pickle.dumps(Calls(os.system, command))),
         ),
         "nested: keys of a stream": (
-            "posix.system", nested(legacy(program(b"N"), keys=pickle.dumps(Calls(os.system, command))))
+            "posix.system",
+            nested(legacy(program(b"N"), keys=pickle.dumps(Calls(os.system, command)))),
         ),
         "nested: twice": (
-            "torch.storage._load_from_bytes", nested(legacy(nested(pickle.dumps(Calls(os.system, command)))))
+            "torch.storage._load_from_bytes",
+            nested(legacy(nested(pickle.dumps(Calls(os.system, command))))),
         ),
         "nested: through a network's state": (
-            "posix.system", program(network, b"}", text("state"), b"}", text("x"), system, b"ss\x85R")
+            "posix.system",
+            program(network, b"}", text("state"), b"}", text("x"), system, b"ss\x85R"),
         ),
         "network with source text and a call": (
-            "posix.system", program(b"}(", text("G_ema"), network, pickle.dumps(meta, 2)[2:-1], b"\x85R", text("D"), system, b"u"),
+            "posix.system",
+            program(b"}(", text("G_ema"), network, pickle.dumps(meta, 2)[2:-1], b"\x85R", text("D"), system, b"u"),
         ),
         "persistent id that calls": ("posix.system", program(system, b"Q", protocol=2)),
         "zip: os.system": ("posix.system", torch_zip(pickle.dumps(Calls(os.system, command), 2))),
         "zip: storage type": (
-            "posix.system", torch_zip(program(persistent(name("posix", "system")), protocol=2), ("archive/data/0", b"1234"))
+            "posix.system",
+            torch_zip(program(persistent(name("posix", "system")), protocol=2), ("archive/data/0", b"1234")),
         ),
         "zip: untyped storage": (
-            "torch.UntypedStorage", torch_zip(program(persistent(name("torch", "UntypedStorage")), protocol=2))
+            "torch.UntypedStorage",
+            torch_zip(program(persistent(name("torch", "UntypedStorage")), protocol=2)),
         ),
         "legacy: os.system": ("posix.system", legacy(pickle.dumps(Calls(os.system, command), 2))),
-        "legacy: in the magic number": ("posix.system", storage(1, b"1234").replace(
-            pickle.dumps({}, 2), pickle.dumps(Calls(os.system, command), 2), 1)),
+        "legacy: in the magic number": (
+            "posix.system",
+            storage(1, b"1234").replace(pickle.dumps({}, 2), pickle.dumps(Calls(os.system, command), 2), 1),
+        ),
         "namespace with a call": (
-            "posix.system", program(name("argparse", "Namespace"), b")\x81}", text("a"), system, b"sb", protocol=2)
+            "posix.system",
+            program(name("argparse", "Namespace"), b")\x81}", text("a"), system, b"sb", protocol=2),
         ),
         "TensorFlow network with a call": (
-            "posix.system", program(name("dnnlib.tflib.network", "Network"), b")\x81}", text("variables"), system, b"sb")
+            "posix.system",
+            program(name("dnnlib.tflib.network", "Network"), b")\x81}", text("variables"), system, b"sb"),
         ),
-    }  # fmt: skip
+    }
     return found
 
 
@@ -219,7 +255,13 @@ def _damaged(mark: Path) -> dict[str, bytes]:
         chain.append(network + b"}" + text("state") + b"}" + text("_modules") + pair + b"ss\x85R\x94")
     deep = network + b"}" + text("state") + b"}" + text("_modules") + b"}" + text("a")
     array = name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
-    dtype = name("numpy", "dtype") + text("f4") + b"\x89\x88\x87R(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        name("numpy", "dtype")
+        + text("f4")
+        + b"\x89\x88\x87R(K\x03"
+        + text("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     good = torch_zip(program(persistent(name("torch", "FloatStorage")), protocol=2), ("archive/data/0", b"1234"))
     bomb = zipped([("archive/data.pkl", b"\0" * 2**26)], method=zipfile.ZIP_DEFLATED)
     return {
@@ -254,7 +296,9 @@ def _damaged(mark: Path) -> dict[str, bytes]:
             network, b"}(", text("class_name"), tuples, text("state"), b"}u\x85R", text("x"), b"b"
         ),
         "nested tuples as a dtype": program(name("numpy", "dtype"), tuples, b"\x85R"),
-        "nested tuples as a storage key": torch_zip(program(persistent(name("torch", "FloatStorage"), tuples), protocol=2)),
+        "nested tuples as a storage key": torch_zip(
+            program(persistent(name("torch", "FloatStorage"), tuples), protocol=2)
+        ),
         "colliding numbers as keys": program(
             b"}(", *(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(1, 2000)), b"u"
         ),
@@ -317,15 +361,26 @@ def _damaged(mark: Path) -> dict[str, bytes]:
         "zip: directory that claims 2^31": good[:-10] + struct.pack("<II", 2**31 - 1, 0) + good[-2:],
         "legacy: no keys": legacy(program(b"N", protocol=2), keys=b""),
         "legacy: storage views": legacy(
-            program(b"(", text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), b"K\x01",
-                    b"(", text("v"), b"K\x00K\x01tt", b"Q", protocol=2)
+            program(
+                b"(",
+                text("storage"),
+                name("torch", "FloatStorage"),
+                text("0"),
+                text("cpu"),
+                b"K\x01",
+                b"(",
+                text("v"),
+                b"K\x00K\x01tt",
+                b"Q",
+                protocol=2,
+            )
         ),
         "legacy: a key twice": storage(1, b"1234" + struct.pack("<q", 1) + b"1234").replace(
             b"]" + text("0") + b"a.", b"](" + text("0") * 2 + b"e."
         ),
         "web page": b"<!DOCTYPE html><html>Quota exceeded</html>",
         "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\n",
-    }  # fmt: skip
+    }
 
 
 def corpus(mark: Path) -> dict[str, bytes]:

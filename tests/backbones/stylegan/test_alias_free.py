@@ -246,10 +246,22 @@ def test_names_filters_and_configuration_of_official_files(name, stored):
         assert fresh[key].shape == stored.tensors[key].shape
         if key.endswith("_filter"):
             torch.testing.assert_close(fresh[key], stored.tensors[key], rtol=1e-5, atol=1e-7)
+    for layer in plan(config):  # the file says what its layers were made with
+        said = {key.removeprefix(f"synthesis.{layer.name}."): value for key, value in stored.attributes.items()}
+        assert (said["up_factor"], said["down_factor"]) == (layer.up, layer.down)
+        assert (said["in_cutoff"], said["out_cutoff"]) == pytest.approx((layer.before.cutoff, layer.after.cutoff))
+        widths = (layer.before.half_width, layer.after.half_width)
+        assert (said["in_half_width"], said["out_half_width"]) == pytest.approx(widths)
+        assert said["tmp_sampling_rate"] == layer.rate and said["down_radial"] == layer.radial
     limited = replace(stored, arguments=stored.arguments | {"conv_clamp": 1.0, "margin_size": 10})
     assert build_alias_free_generator(limited).config.conv_clamp == 1.0
-    with pytest.raises(UserError, match="does not fit StyleGAN3"):
+    with pytest.raises(UserError, match="does not hold a"):
         build_alias_free_generator(replace(stored, arguments={"margin_size": 4}))
+    with pytest.raises(UserError, match="is no number"):
+        build_alias_free_generator(replace(stored, arguments={"margin_size": "wide"}))
+    for absurd in ({"filter_size": 10**9}, {"first_cutoff": 1e-9}, {"margin_size": None}, {"output_scale": []}):
+        with pytest.raises(UserError):
+            build_alias_free_generator(replace(stored, arguments=absurd))
     with pytest.raises(UserError, match="not a StyleGAN3 generator"):
         infer_alias_free({"synthesis.b4.const": torch.zeros(1)})
 

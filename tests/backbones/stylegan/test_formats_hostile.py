@@ -71,7 +71,7 @@ def test_inspection_names_what_is_refused(tmp_path):
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kind=st.sampled_from(sorted(fuzz.KINDS)), changes=fuzz.changes())
 def test_damaged_files_raise_only_the_documented_exceptions(kind, changes):
-    fuzz.check(fuzz.changed(fuzz.sample(kind), changes))
+    fuzz.check(fuzz.changed_inside(fuzz.sample(kind), changes))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -80,6 +80,7 @@ def test_arbitrary_bytes_raise_only_the_documented_exceptions(data, start):
     fuzz.check(start + data)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is enforced on Linux")
 def test_memory_is_bounded(tmp_path):
     """All of the corpus in a process that may use 1.5 GiB more than it has after importing."""

@@ -112,7 +112,9 @@ def test_tensorflow(tmp_path, architecture, protocol):
 
 
 def test_tensorflow_stylegan1_is_named(tmp_path):
-    old = writers._tf("G_synthesis", [("lod", np.float32(0)), ("ToRGB_lod0/weight", np.zeros((1, 1, 8, 3), np.float32))])
+    old = writers._tf(
+        "G_synthesis", [("lod", np.float32(0)), ("ToRGB_lod0/weight", np.zeros((1, 1, 8, 3), np.float32))]
+    )
     with writers.other_programs():
         (tmp_path / "old.pkl").write_bytes(pickle.dumps((old, old, old)))
     with pytest.raises(UserError, match="StyleGAN1"):
@@ -163,32 +165,65 @@ def test_rosinality_keys_are_those_of_its_code(tmp_path):
     )
     save_rosinality(tmp_path / "a.pt", generator, discriminator)
     content = torch.load(tmp_path / "a.pt", weights_only=True)
-    modulated = {"conv.weight": (1, 0, 0, 3, 3), "conv.modulation.weight": (0, 8), "conv.modulation.bias": (0,),
-                 "activate.bias": (0,), "noise.weight": (1,)}  # fmt: skip
-    shapes = {"input.input": (1, 7, 4, 4), "noises.noise_0": (1, 1, 4, 4), "noises.noise_1": (1, 1, 8, 8),
-              "noises.noise_2": (1, 1, 8, 8), "noises.noise_3": (1, 1, 16, 16), "noises.noise_4": (1, 1, 16, 16)}  # fmt: skip
+    modulated = {
+        "conv.weight": (1, 0, 0, 3, 3),
+        "conv.modulation.weight": (0, 8),
+        "conv.modulation.bias": (0,),
+        "activate.bias": (0,),
+        "noise.weight": (1,),
+    }
+    shapes = {
+        "input.input": (1, 7, 4, 4),
+        "noises.noise_0": (1, 1, 4, 4),
+        "noises.noise_1": (1, 1, 8, 8),
+        "noises.noise_2": (1, 1, 8, 8),
+        "noises.noise_3": (1, 1, 16, 16),
+        "noises.noise_4": (1, 1, 16, 16),
+    }
     for i in (1, 2):
         shapes |= {f"style.{i}.weight": (8, 8), f"style.{i}.bias": (8,)}
-    for layer, before, after in (("conv1", 7, 7), ("convs.0", 7, 6), ("convs.1", 6, 6), ("convs.2", 6, 5), ("convs.3", 5, 5)):
+    for layer, before, after in (
+        ("conv1", 7, 7),
+        ("convs.0", 7, 6),
+        ("convs.1", 6, 6),
+        ("convs.2", 6, 5),
+        ("convs.3", 5, 5),
+    ):
         shapes |= {f"{layer}.{name}": shape for name, shape in modulated.items()}
         shapes[f"{layer}.conv.weight"] = (1, after, before, 3, 3)
         shapes[f"{layer}.conv.modulation.weight"], shapes[f"{layer}.conv.modulation.bias"] = (before, 8), (before,)
         shapes[f"{layer}.activate.bias"] = (after,)
     for layer, channels in (("to_rgb1", 7), ("to_rgbs.0", 6), ("to_rgbs.1", 5)):
-        shapes |= {f"{layer}.conv.weight": (1, 3, channels, 1, 1), f"{layer}.bias": (1, 3, 1, 1),
-                   f"{layer}.conv.modulation.weight": (channels, 8), f"{layer}.conv.modulation.bias": (channels,)}  # fmt: skip
+        shapes |= {
+            f"{layer}.conv.weight": (1, 3, channels, 1, 1),
+            f"{layer}.bias": (1, 3, 1, 1),
+            f"{layer}.conv.modulation.weight": (channels, 8),
+            f"{layer}.conv.modulation.bias": (channels,),
+        }
     for i in (0, 1):
         shapes |= {f"convs.{2 * i}.conv.blur.kernel": (4, 4), f"to_rgbs.{i}.upsample.kernel": (4, 4)}
     assert {name: tuple(value.shape) for name, value in content["g_ema"].items()} == shapes
     assert content["g_ema"]["convs.0.conv.blur.kernel"].sum() == 4
-    judge = {"convs.0.0.weight": (5, 3, 1, 1), "convs.0.1.bias": (5,), "final_conv.0.weight": (7, 8, 3, 3),
-             "final_conv.1.bias": (7,), "final_linear.0.weight": (7, 112), "final_linear.0.bias": (7,),
-             "final_linear.1.weight": (1, 7), "final_linear.1.bias": (1,)}  # fmt: skip
+    judge = {
+        "convs.0.0.weight": (5, 3, 1, 1),
+        "convs.0.1.bias": (5,),
+        "final_conv.0.weight": (7, 8, 3, 3),
+        "final_conv.1.bias": (7,),
+        "final_linear.0.weight": (7, 112),
+        "final_linear.0.bias": (7,),
+        "final_linear.1.weight": (1, 7),
+        "final_linear.1.bias": (1,),
+    }
     for i, before, after in ((1, 5, 6), (2, 6, 7)):
-        judge |= {f"convs.{i}.conv1.0.weight": (before, before, 3, 3), f"convs.{i}.conv1.1.bias": (before,),
-                  f"convs.{i}.conv2.0.kernel": (4, 4), f"convs.{i}.conv2.1.weight": (after, before, 3, 3),
-                  f"convs.{i}.conv2.2.bias": (after,), f"convs.{i}.skip.0.kernel": (4, 4),
-                  f"convs.{i}.skip.1.weight": (after, before, 1, 1)}  # fmt: skip
+        judge |= {
+            f"convs.{i}.conv1.0.weight": (before, before, 3, 3),
+            f"convs.{i}.conv1.1.bias": (before,),
+            f"convs.{i}.conv2.0.kernel": (4, 4),
+            f"convs.{i}.conv2.1.weight": (after, before, 3, 3),
+            f"convs.{i}.conv2.2.bias": (after,),
+            f"convs.{i}.skip.0.kernel": (4, 4),
+            f"convs.{i}.skip.1.weight": (after, before, 1, 1),
+        }
     assert {name: tuple(value.shape) for name, value in content["d"].items()} == judge
     assert content["d"]["convs.1.conv2.0.kernel"].sum() == 1
     assert torch.equal(content["latent_avg"], generator.mapping.w_avg)
@@ -301,7 +336,7 @@ def test_a_resolution_that_is_no_power_of_two(tmp_path):
     modules["b48"] = modules.pop("b32")
     with writers.other_programs():
         (tmp_path / "a.pkl").write_bytes(pickle.dumps({"G_ema": content}))
-    with pytest.raises(UserError, match="resolution 48.*power of two"):
+    with pytest.raises(UserError, match=r"resolution 48.*power of two"):
         load_file(tmp_path / "a.pkl")
 
 

@@ -70,9 +70,7 @@ class Persistent:
     """A network object as torch_utils.persistence pickles it: its source text and its __dict__."""
 
     def __init__(self, class_name: str, state: dict[str, Any]) -> None:
-        self.meta = EasyDict(
-            type="class", version=6, module_src="raise SystemExit", class_name=class_name, state=state
-        )
+        self.meta = EasyDict(type="class", version=6, module_src="raise SystemExit", class_name=class_name, state=state)
 
     def __reduce__(self):
         return _reconstruct_persistent_obj, (self.meta,)
@@ -84,7 +82,11 @@ def persistent(module: nn.Module, *, version: str, **arguments: Any) -> Persiste
     version: "ada" (stylegan2-ada-pytorch), "stylegan3" (that repository) or "bare" (no attributes of layers).
     """
     ordered = dict if version == "stylegan3" else collections.OrderedDict
-    state: dict[str, Any] = {"training": False, "_non_persistent_buffers_set": set(), "_backward_hooks": collections.OrderedDict()}
+    state: dict[str, Any] = {
+        "training": False,
+        "_non_persistent_buffers_set": set(),
+        "_backward_hooks": collections.OrderedDict(),
+    }
     state["_parameters"] = ordered((n, p) for n, p in module._parameters.items() if p is not None)
     state["_buffers"] = ordered((n, b) for n, b in module._buffers.items() if b is not None)
     children = [(n, persistent(m, version=version)) for n, m in module._modules.items() if m is not None]
@@ -105,7 +107,9 @@ def persistent(module: nn.Module, *, version: str, **arguments: Any) -> Persiste
 def snapshot(generator: Generator, discriminator: Discriminator | None, *, version: str) -> dict[str, Any]:
     """What the official training writes. The generator "G" is another one than the averaged "G_ema"."""
     clamp, group = generator.config.conv_clamp, 4 if discriminator is None else discriminator.config.group_size
-    mapping = EasyDict(num_layers=generator.config.mapping_layers, lr_multiplier=generator.config.learning_rate_multiplier)
+    mapping = EasyDict(
+        num_layers=generator.config.mapping_layers, lr_multiplier=generator.config.learning_rate_multiplier
+    )
     if version == "stylegan3":
         given = {"mapping_kwargs": mapping, "channel_base": 16384}
     else:
@@ -113,7 +117,12 @@ def snapshot(generator: Generator, discriminator: Discriminator | None, *, versi
     ours = persistent(generator, version=version, **given)
     torch.manual_seed(5)
     other = persistent(Generator(generator.config), version=version, **given)
-    content = {"training_set_kwargs": EasyDict(path="x.zip", resolution=32), "G": other, "G_ema": ours, "augment_pipe": None}
+    content = {
+        "training_set_kwargs": EasyDict(path="x.zip", resolution=32),
+        "G": other,
+        "G_ema": ours,
+        "augment_pipe": None,
+    }
     if discriminator is not None:
         end = {"epilogue_kwargs": EasyDict(mbstd_group_size=group), "mapping_kwargs": mapping, "conv_clamp": clamp}
         content["D"] = persistent(discriminator, version=version, **end)
@@ -197,9 +206,14 @@ def tensorflow_discriminator(discriminator: Discriminator) -> Network:
 
 def _tf(name: str, variables: list[tuple[str, Any]], components: Any = None, **arguments: Any) -> Network:
     return Network(
-        version=5, name=name, static_kwargs=EasyDict(arguments), components=components or EasyDict(),
-        build_module_src="raise SystemExit", build_func_name=name, variables=variables,
-    )  # fmt: skip
+        version=5,
+        name=name,
+        static_kwargs=EasyDict(arguments),
+        components=components or EasyDict(),
+        build_module_src="raise SystemExit",
+        build_func_name=name,
+        variables=variables,
+    )
 
 
 def write_tensorflow(path: Path, generator: Generator, discriminator: Discriminator, *, protocol: int = 4) -> None:
