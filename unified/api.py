@@ -34,10 +34,7 @@ class RecipeEntry:
 
 def models() -> list[ModelEntry]:
     """The embedded models."""
-    return [
-        ModelEntry(n, backbones.get(m.backbone).label if m.backbone else "", m.present, m.summary)
-        for n, m in zoo
-    ]
+    return [ModelEntry(n, backbones.get(m.backbone).label if m.backbone else "", m.present, m.summary) for n, m in zoo]
 
 
 def families() -> list[str]:

@@ -92,14 +92,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is no concept file, or only a part of one ({error}). Copy it again, or invert again."
         ) from error
     if _KEY not in metadata:
-        raise UserError(
-            f"{path} is a .safetensors file but holds no concept of unified (no '{_KEY}' description)."
-        )
+        raise UserError(f"{path} is a .safetensors file but holds no concept of unified (no '{_KEY}' description).")
     text = metadata[_KEY]
     if metadata.get("checksum") != _checksum(tensors, text):
-        raise UserError(
-            f"{path} was altered after it was written (its checksum differs): restore it or invert again."
-        )
+        raise UserError(f"{path} was altered after it was written (its checksum differs): restore it or invert again.")
     description = json.loads(text)
     if description["format"] > FORMAT:
         raise UserError(

@@ -31,9 +31,7 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif",
 )  # fmt: skip
 
-ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Sequence[ImageInput]"
-)
+ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor | Sequence[ImageInput]"
 """What is accepted as pictures.
 
 path: a picture, or a folder whose pictures are taken in the order of their names (not of its subfolders).
@@ -57,9 +55,7 @@ def read_images(inputs: ImageInput, *, size: int | None = None) -> Tensor:
     SMALLEST_SIDE or above LARGEST_SIDE, values outside 0..1, different sizes without `size`.
     """
     if size is not None and not SMALLEST_SIDE <= size <= LARGEST_SIDE:
-        raise UserError(
-            f"size={size} was asked for; it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels"
-        )
+        raise UserError(f"size={size} was asked for; it must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
     named = [(name, _finish(pixels, size)) for name, pixels in _each(inputs, "the picture")]
     if not named:
         raise UserError("no picture was given; give at least one path, folder, PIL image, array or tensor")
@@ -96,18 +92,14 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> Path:
     disk, read-only folder, ...).
     """
     if image.ndim == 4 and image.shape[0] != 1:
-        raise UserError(
-            f"save_image writes one picture, given were {image.shape[0]}; use save_images or grid"
-        )
+        raise UserError(f"save_image writes one picture, given were {image.shape[0]}; use save_images or grid")
     return write_file(path, _encode(to_pil(image)[0], Path(path)))
 
 
 def save_images(images: Tensor, folder: str | os.PathLike[str], *, stem: str = "image") -> list[Path]:
     """Write [N,3,H,W] in 0..1 as PNG files folder/stem-000.png, ...; all of them or none."""
     paths = [Path(folder) / f"{stem}-{i:03d}.png" for i in range(len(images))]
-    return write_files(
-        {path: _encode(image, path) for path, image in zip(paths, to_pil(images), strict=True)}
-    )
+    return write_files({path: _encode(image, path) for path, image in zip(paths, to_pil(images), strict=True)})
 
 
 def grid(images: Tensor, *, columns: int | None = None, gap: int = 2, background: float = 1.0) -> Tensor:
@@ -122,9 +114,7 @@ def grid(images: Tensor, *, columns: int | None = None, gap: int = 2, background
     if columns < 1:
         raise UserError(f"a grid needs at least one column; columns={columns} was given")
     rows = math.ceil(count / columns)
-    sheet = images.new_full(
-        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), background
-    )
+    sheet = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), background)
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image
@@ -198,9 +188,7 @@ def _read_file(path: Path) -> np.ndarray[Any, Any]:
     except PermissionError as error:
         raise UserError(f"{path} may not be read: permission denied") from error
     except Exception as error:  # a broken header raises whatever its parser stumbles over
-        raise UserError(
-            f"{path} is not a picture that can be read; expected one of {', '.join(FORMATS)}"
-        ) from error
+        raise UserError(f"{path} is not a picture that can be read; expected one of {', '.join(FORMATS)}") from error
     with image:
         _check_size(str(path), *image.size)  # before anything is decoded
         return _decode(image, str(path))

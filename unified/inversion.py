@@ -66,9 +66,7 @@ def recipe_for(
         stages = tuple(Stage(parse_spaces(part), cls()) for part in space.split(">"))
         chosen = Recipe(name=f"{space} by {method or 'optimize'}", stages=stages, scheme="", cite="")
     elif method is not None:
-        raise UserError(
-            f"method={method!r} was given without a space: name the space it shall fill (space='w+')."
-        )
+        raise UserError(f"method={method!r} was given without a space: name the space it shall fill (space='w+').")
     elif isinstance(recipe, Recipe):
         chosen = recipe
     else:

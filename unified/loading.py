@@ -48,9 +48,7 @@ def load(name: str | Path) -> Backbone:
         return _load_path(path, text)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.suffix:
         return _load_path(_from_hub(text), text)
-    raise UserError(
-        f"There is no embedded model, file or folder {text!r}. Embedded: {', '.join(zoo.names())}."
-    )
+    raise UserError(f"There is no embedded model, file or folder {text!r}. Embedded: {', '.join(zoo.names())}.")
 
 
 def _load_path(path: Path, id: str) -> Backbone:

@@ -49,9 +49,7 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
     Raises UserError when the folder is not such a checkpoint. Runs no code from the folder.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no config.json; give the folder of an Emu3 checkpoint in transformers format"
-        )
+        raise UserError(f"{folder} holds no config.json; give the folder of an Emu3 checkpoint in transformers format")
     from transformers import AutoTokenizer, Emu3ForConditionalGeneration
 
     try:

@@ -126,9 +126,7 @@ class Emu3(Backbone):
             """The expected code vectors, decoded."""
             height, width = codes.shape[1:]
             vectors = logits.softmax(-1) @ self.images.codebook.to(logits.dtype)
-            return self.images.decode_embeddings(
-                vectors.transpose(1, 2).reshape(len(codes), -1, height, width)
-            )
+            return self.images.decode_embeddings(vectors.transpose(1, 2).reshape(len(codes), -1, height, width))
 
         return Attempt(error, reference, render)
 

@@ -67,9 +67,7 @@ class PromptLayout:
             values = json.loads(path.read_text(encoding="utf-8"))
             unknown = set(values) - {field.name for field in fields(PromptLayout)}
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a prompt layout ({error}); write it again from the checkpoint"
-            ) from error
+            raise UserError(f"{path} is not a prompt layout ({error}); write it again from the checkpoint") from error
         if unknown:
             raise UserError(f"{path} holds unknown entries {sorted(unknown)}; remove them")
         return PromptLayout(**values)

@@ -16,9 +16,7 @@ from backbones.autoregressive.layout import PromptLayout, visual_token
 IMAGE_PLACEHOLDER = "<image>"
 
 
-def build_text_tokenizer(
-    words: Iterable[str], *, codes: int, layout: PromptLayout
-) -> PreTrainedTokenizerFast:
+def build_text_tokenizer(words: Iterable[str], *, codes: int, layout: PromptLayout) -> PreTrainedTokenizerFast:
     """Tokens in this order: special tokens, 256 bytes, words and punctuation, `codes` visual tokens.
 
     words: single words or punctuation marks; case and repetitions do not matter, order does not either.

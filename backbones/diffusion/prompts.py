@@ -12,9 +12,7 @@ from unified.contract.text import token_ids
 from unified.errors import UserError
 
 
-def padded_ids(
-    tokenizer: Any, prompts: Sequence[str], rows: Mapping[str, Sequence[int]], *, length: int
-) -> Tensor:
+def padded_ids(tokenizer: Any, prompts: Sequence[str], rows: Mapping[str, Sequence[int]], *, length: int) -> Tensor:
     """Ids int64 [len(prompts), length]: begin (if the tokenizer has one), text, end, padding.
 
     Raises UserError for a prompt that does not fit: a cut prompt would silently lose what it asks for.

@@ -21,9 +21,7 @@ class StableDiffusion(DiffusionBackbone):
     name: ClassVar[str] = "stable-diffusion"
 
     def __init__(self, id: str, pipeline: Any) -> None:
-        super().__init__(
-            id, {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
-        )
+        super().__init__(id, {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae})
         self.tokenizer = pipeline.tokenizer
         scheduler = pipeline.scheduler.config
         self.prediction: str = scheduler.prediction_type
@@ -38,7 +36,8 @@ class StableDiffusion(DiffusionBackbone):
 
     @property
     def resolution(self) -> int:
-        return int(self.components["unet"].config.sample_size) * self.vae_scale  # type: ignore[union-attr]
+        unet: Any = self.components["unet"]
+        return int(unet.config.sample_size) * self.vae_scale
 
     def tunable(self) -> tuple[str, Sequence[str]]:
         return "unet", [name for name, _ in self.components["unet"].named_parameters()]
@@ -62,9 +61,7 @@ class StableDiffusion(DiffusionBackbone):
         """The 'leading' timesteps of DDIM as diffusers spaces them, then the final level."""
         total = len(self.alphas_cumprod)
         if not 1 <= steps <= total:
-            raise UserError(
-                f"steps={steps} was given; this model has {total} noise levels: choose 1 to {total}."
-            )
+            raise UserError(f"steps={steps} was given; this model has {total} noise levels: choose 1 to {total}.")
         stride = total // steps
         times = [i * stride + self.steps_offset for i in reversed(range(steps))]
         found = [self._level(min(time, total - 1)) for time in times]

@@ -22,9 +22,7 @@ def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512) -> t
 def sizes(resolution: int) -> tuple[int, ...]:
     """(4, 8, ..., resolution). Raises UserError unless resolution is a power of two of at least 8."""
     if resolution < 8 or resolution & (resolution - 1):
-        raise UserError(
-            f"resolution {resolution}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024."
-        )
+        raise UserError(f"resolution {resolution}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024.")
     return tuple(2**i for i in range(2, resolution.bit_length()))
 
 
@@ -51,18 +49,14 @@ class _Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the inverse of :meth:`from_dict`."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         try:
             return cls(**values)
         except TypeError as error:
-            raise UserError(
-                f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}."
-            ) from None
+            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
 
 
 @dataclass(frozen=True)

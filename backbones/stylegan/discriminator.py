@@ -43,9 +43,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv0 = Conv(channels, channels, kernel_size=3, act="lrelu", conv_clamp=conv_clamp)
         self.conv1 = Conv(channels, out_channels, kernel_size=3, act="lrelu", down=2, conv_clamp=conv_clamp)
         self.skip = (
-            Conv(channels, out_channels, kernel_size=1, bias=False, down=2)
-            if architecture == "resnet"
-            else None
+            Conv(channels, out_channels, kernel_size=1, bias=False, down=2) if architecture == "resnet" else None
         )
 
     def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -69,9 +67,7 @@ def minibatch_deviation(x: Tensor, *, group_size: int | None, channels: int) -> 
     count, features, height, width = x.shape
     size = count if group_size is None else min(group_size, count)
     if count % size:
-        raise UserError(
-            f"A batch of {count} cannot be split into groups of {size} for the minibatch deviation."
-        )
+        raise UserError(f"A batch of {count} cannot be split into groups of {size} for the minibatch deviation.")
     y = x.float() if x.dtype.itemsize < 4 else x
     y = y.reshape(size, -1, channels, features // channels, height, width)
     y = (y - y.mean(0)).square().mean(0).add(1e-8).sqrt().mean((2, 3, 4))
@@ -87,9 +83,7 @@ class DiscriminatorEnd(nn.Module):
         channels = config.channels_at(4)
         self.group_size, self.group_channels = config.group_size, config.group_channels
         self.fromrgb = (
-            Conv(config.image_channels, channels, kernel_size=1, act="lrelu")
-            if config.architecture == "skip"
-            else None
+            Conv(config.image_channels, channels, kernel_size=1, act="lrelu") if config.architecture == "skip" else None
         )
         self.conv = Conv(
             channels + config.group_channels,

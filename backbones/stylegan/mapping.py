@@ -52,9 +52,7 @@ class Mapping(nn.Module):
         parts = []
         if self.z_dim:
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
-                raise UserError(
-                    f"z has shape {None if z is None else tuple(z.shape)}; expected [N, {self.z_dim}]."
-                )
+                raise UserError(f"z has shape {None if z is None else tuple(z.shape)}; expected [N, {self.z_dim}].")
             parts.append(normalise(z.float()))
         if self.c_dim:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:

@@ -112,7 +112,12 @@ def pretrain(
         if bool(torch.isfinite(norm)):
             optimiser.step()
             average.update(network, step + 1)
-        return {"norm": float(norm), "pixel": pixel.item(), "lpips": perceptual.item(), "divergence": divergence.mean().item()}
+        return {
+            "norm": float(norm),
+            "pixel": pixel.item(),
+            "lpips": perceptual.item(),
+            "divergence": divergence.mean().item(),
+        }
 
     generator_width = generator.config.w_dim
     state = {"network": network, "average": average, "optimiser": optimiser}

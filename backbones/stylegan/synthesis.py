@@ -86,9 +86,7 @@ class ModulatedConv(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution, not demodulated: x [N, in, H, W], w [N, w_dim] -> [N, channels, H, W]."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, w_dim: int, conv_clamp: float | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, w_dim: int, conv_clamp: float | None = None) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
         self.affine = Dense(w_dim, in_channels, bias_init=1.0)
@@ -129,9 +127,7 @@ class SynthesisBlock(nn.Module):
             self.conv0 = ModulatedConv(
                 in_channels, out_channels, **common, up=2, conv_clamp=conv_clamp, use_noise=use_noise
             )
-        self.conv1 = ModulatedConv(
-            out_channels, out_channels, **common, conv_clamp=conv_clamp, use_noise=use_noise
-        )
+        self.conv1 = ModulatedConv(out_channels, out_channels, **common, conv_clamp=conv_clamp, use_noise=use_noise)
         self.torgb = (
             ToRGB(out_channels, image_channels, w_dim=w_dim, conv_clamp=conv_clamp)
             if is_last or architecture == "skip"
@@ -197,9 +193,7 @@ class Synthesis(nn.Module):
         module = self.get_submodule(f"b{size}")
         return module  # type: ignore[return-value]
 
-    def forward(
-        self, ws: Tensor, *, noise: Noise = "const", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, ws: Tensor, *, noise: Noise = "const", generator: torch.Generator | None = None) -> Tensor:
         """noise: "const" uses the stored maps, "random" new ones for each picture (from `generator`), "none"
         no noise; or a mapping from layer names such as "b8.conv0" to maps that broadcast with
         [N, 1, size, size], where layers not named use their stored map.
@@ -214,9 +208,7 @@ class Synthesis(nn.Module):
             block = self.block(size)
             # A block's RGB layer shares its w with the next block's first convolution.
             count = block.convolutions + (block.torgb is not None)
-            maps = tuple(
-                self._noise(f"b{size}.{name}", noise, len(ws), generator) for name in ("conv0", "conv1")
-            )
+            maps = tuple(self._noise(f"b{size}.{name}", noise, len(ws), generator) for name in ("conv0", "conv1"))
             x, image = block(x, image, ws[:, index : index + count], maps)
             index += block.convolutions
         assert image is not None

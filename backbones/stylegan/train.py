@@ -47,9 +47,7 @@ class Recipe:
     generator: GeneratorConfig = field(
         default_factory=lambda: GeneratorConfig(64, CHANNELS, w_dim=128, z_dim=128, mapping_layers=6)
     )
-    discriminator: DiscriminatorConfig = field(
-        default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS)
-    )
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS))
     batch: int = DEFAULT_BATCH
     learning_rate: float = 0.0025
     r1_gamma: float | None = None
@@ -73,9 +71,7 @@ class Pictures:
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise UserError(
-                f"Training pictures are {images.dtype} {images.shape}; expected uint8 [N, H, W, channels]."
-            )
+            raise UserError(f"Training pictures are {images.dtype} {images.shape}; expected uint8 [N, H, W, channels].")
 
     def batch(self, count: int, generator: torch.Generator) -> Tensor:
         """[count, 3, H, W] in -1..1, channels last in memory."""
@@ -90,9 +86,7 @@ class MixingGenerator(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, z: Tensor, other: Tensor, crossover: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, other: Tensor, crossover: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Layers from `crossover` [N] on take the w of `other`. Returns (pictures, ws)."""
         mapping = self.network.mapping
         w, w_other = mapping.map_one(torch.cat([z, other])).chunk(2)
@@ -107,9 +101,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, *, seed: int, accelerator: Accelerator) -> None:
         if recipe.batch % 4:
-            raise UserError(
-                f"batch {recipe.batch}: expected a multiple of 4, the group of the minibatch deviation."
-            )
+            raise UserError(f"batch {recipe.batch}: expected a multiple of 4, the group of the minibatch deviation.")
         self.recipe, self.pictures, self.seed, self.accelerator = recipe, pictures, seed, accelerator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -123,9 +115,7 @@ class Trainer:
             _adam(self.discriminator, recipe.learning_rate, recipe.r1_interval),
         )
         self.path.to(accelerator.device)
-        self.average = ExponentialAverage(
-            self.generator, half_life=recipe.half_life / self._pictures_per_step
-        )
+        self.average = ExponentialAverage(self.generator, half_life=recipe.half_life / self._pictures_per_step)
 
     @property
     def _pictures_per_step(self) -> int:
@@ -187,9 +177,7 @@ class Trainer:
         self.average.update(self.generator, step + 1)
         log |= {"loss_g": loss_g.item(), "r1": self.path.r1.item(), "path": self.path.mean.item()}
         if not all(value == value for value in log.values()):
-            raise UserError(
-                f"Training diverged at step {step}: {log}. Lower the learning rate or raise r1_gamma."
-            )
+            raise UserError(f"Training diverged at step {step}: {log}. Lower the learning rate or raise r1_gamma.")
         return log
 
     def _latents(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -283,9 +271,7 @@ def export(settings: BuildSettings, trainer: Trainer, *, steps: int, seconds: fl
 
 
 @torch.no_grad()
-def contact_sheet(
-    network: Generator, *, seed: int, rows: int = 6, columns: int = 10, psi: float = 0.7
-) -> Image.Image:
+def contact_sheet(network: Generator, *, seed: int, rows: int = 6, columns: int = 10, psi: float = 0.7) -> Image.Image:
     """A picture of rows x columns samples: the upper half without, the lower half with truncation."""
     count = rows * columns
     z = torch.randn(count, network.config.z_dim, generator=torch.Generator().manual_seed(seed))
@@ -294,11 +280,7 @@ def contact_sheet(
     images = torch.cat([network(z[:half]), network(z[half:], truncation_psi=psi)])
     pixels = images.float().cpu().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     size = network.config.resolution
-    grid = (
-        pixels.view(rows, columns, -1, size, size)
-        .permute(0, 3, 1, 4, 2)
-        .reshape(rows * size, columns * size, -1)
-    )
+    grid = pixels.view(rows, columns, -1, size, size).permute(0, 3, 1, 4, 2).reshape(rows * size, columns * size, -1)
     return Image.fromarray(grid.numpy())
 
 
@@ -335,12 +317,10 @@ StyleGAN2 (Karras et al. 2020) at {recipe.generator.resolution}x{recipe.generato
 ({recipe.discriminator.architecture}, {size_d:,} parameters; {_channels(recipe.discriminator)}).
 
 Data: avatars, training split, {len(trainer.pictures.images):,} pictures, no augmentation.
-{_start(recipe)}Training: {steps:,} steps of {recipe.batch} pictures ({pictures:,} in all), {seconds / 60:.0f} minutes, seed \
-{settings.seed}; non-saturating logistic loss, R1 gamma {recipe.gamma:.4g} every {
-        recipe.r1_interval
-    } steps, path \
-length weight {recipe.path_weight:g} every {recipe.path_interval}, style mixing {
-        recipe.style_mixing:g}, Adam(0, 0.99) \
+{_start(recipe)}Training: {steps:,} steps of {recipe.batch} pictures ({pictures:,} in all), {
+        seconds / 60:.0f} minutes, seed \
+{settings.seed}; non-saturating logistic loss, R1 gamma {recipe.gamma:.4g} every {recipe.r1_interval} steps, path \
+length weight {recipe.path_weight:g} every {recipe.path_interval}, style mixing {recipe.style_mixing:g}, Adam(0, 0.99) \
 {recipe.learning_rate:g}, average of the generator with a half-life of {recipe.half_life:,.0f} pictures.
 Made by: `unified zoo build avatars/stylegan2 --steps {steps} --batch {recipe.batch}`
 

@@ -24,9 +24,7 @@ from unified.errors import UserError
 def _selected(paths: list[str], pattern: str) -> list[str]:
     chosen = [path for path in paths if re.search(pattern, path)]
     if not chosen:
-        raise UserError(
-            f"No weight of the generator matches {pattern!r}; there are {', '.join(paths[:6])}, ..."
-        )
+        raise UserError(f"No weight of the generator matches {pattern!r}; there are {', '.join(paths[:6])}, ...")
     return chosen
 
 
@@ -51,9 +49,7 @@ class Weights(Space):
         component, paths = _tunable(view).tunable()
         module = view.component(component)
         chosen = _selected(list(paths), self.paths)
-        return self.code(
-            {p: pristine_tensor(module, p).detach().clone() for p in chosen}, component=component
-        )
+        return self.code({p: pristine_tensor(module, p).detach().clone() for p in chosen}, component=component)
 
     def bind(self, view: View, code: Code, name: str) -> None:
         weight = view.binding.weight

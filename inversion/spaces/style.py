@@ -130,9 +130,7 @@ class NoiseMaps(Space):
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
         dtype = view.backbone.dtype
         shapes = _gan(view).noise_shapes()
-        return self.code(
-            {k: rng.child(k).normal(reference.keys, shape, dtype=dtype) for k, shape in shapes.items()}
-        )
+        return self.code({k: rng.child(k).normal(reference.keys, shape, dtype=dtype) for k, shape in shapes.items()})
 
     def bind(self, view: View, code: Code, name: str) -> None:
         view.slot("noise", code, lambda: code.tensors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Word(Space):
 
     def _rows(self, view: View, text: TextComponent, words: str, rng: Random) -> Tensor:
         ids = text.tokenizer(words, add_special_tokens=False)["input_ids"]
-        embedding = view.backbone.components[text.component].get_submodule(text.embedding)
+        embedding: Any = view.backbone.components[text.component].get_submodule(text.embedding)
         rows: Tensor = embedding(torch.tensor(ids)).detach()
         mean = rows.mean(0, keepdim=True).repeat(self.vectors, 1)
         if self.vectors > 1:  # equal rows would get equal gradients for ever

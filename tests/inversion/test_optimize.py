@@ -12,8 +12,8 @@ from inversion.methods.optimize import Optimize, Stop
 from inversion.methods.schedules import constant, cosine, projector
 from inversion.objectives.error import Error
 from inversion.objectives.perceptual import Perceptual
-from inversion.spaces.style import NoiseMaps, W, WPlus, noise_regularity
 from inversion.spaces.parameter import LoRA, Weights
+from inversion.spaces.style import NoiseMaps, W, WPlus, noise_regularity
 from inversion.spaces.textual import Word
 from tests.tiny.families import pictures, tiny
 from unified.contract.objective import Objective
@@ -108,9 +108,7 @@ def test_each_space_has_its_own_rate() -> None:
 
 def _people(family: str) -> list[Reference]:
     backbone = tiny(family)
-    return [
-        Reference(pictures(backbone, 2, seed=seed).images, category="a", name=f"<{seed}>") for seed in range(3)
-    ]
+    return [Reference(pictures(backbone, 2, seed=seed).images, category="a", name=f"<{seed}>") for seed in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,10 @@ def test_several_concepts_in_one_batch_come_out_as_alone(family: str, stages, ba
         for code, expected in zip(one.codes, alone.codes, strict=True):
             assert code.per_picture == expected.per_picture
             for name, value in expected.tensors.items():
-                assert torch.allclose(code.tensors[name], value, atol=2e-3), (name, (code.tensors[name] - value).abs().max())
+                assert torch.allclose(code.tensors[name], value, atol=2e-3), (
+                    name,
+                    (code.tensors[name] - value).abs().max(),
+                )
 
 
 def test_mini_batches_take_pictures_of_every_concept() -> None:
@@ -175,7 +176,7 @@ def test_overrides_one_for_all_or_one_per_stage() -> None:
 def test_what_makes_no_sense_is_refused_with_what_would() -> None:
     gan, diffusion = tiny("stylegan"), tiny("stable-diffusion")
     image = pictures(gan, 1).images
-    with pytest.raises(UserError, match="textual-inversion.*reads prompts.*image2stylegan"):
+    with pytest.raises(UserError, match=r"textual-inversion.*reads prompts.*image2stylegan"):
         gan.invert(image, recipe="textual-inversion")
     with pytest.raises(UserError, match="w > weights"):
         gan.invert(image, space="weights")

@@ -80,9 +80,7 @@ def stable_diffusion_pipeline(
     return _frozen(pipeline, dtype)
 
 
-def stable_diffusion_xl_pipeline(
-    *, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> StableDiffusionXLPipeline:
+def stable_diffusion_xl_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
     """SDXL, two text encoders and size conditioning, 64 px, latents 4x32x32."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
@@ -117,9 +115,7 @@ def stable_diffusion_xl_pipeline(
     return _frozen(pipeline, dtype)
 
 
-def stable_diffusion_3_pipeline(
-    *, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> StableDiffusion3Pipeline:
+def stable_diffusion_3_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
     """SD 3, a flow with three text encoders, 32 px, latents 4x32x32."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()

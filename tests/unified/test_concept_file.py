@@ -21,7 +21,9 @@ def concept() -> Concept:
     return Concept(
         codes=[
             Code("w", {"w": torch.randn(2, 16)}, True, {"settings": {"exploration": 0.05}}),
-            Code("lora", {"a.b.up": torch.randn(4, 2).half(), "a.b.down": torch.randn(2, 3)}, False, {"component": "g"}),
+            Code(
+                "lora", {"a.b.up": torch.randn(4, 2).half(), "a.b.down": torch.randn(2, 3)}, False, {"component": "g"}
+            ),
         ],
         name="<mé>",
         carrier="sks person",
@@ -62,7 +64,7 @@ def test_truncated_files_are_refused(tmp_path_factory, cut: float) -> None:
     data = concept().save(folder / "c").read_bytes()
     path = folder / "cut.safetensors"
     path.write_bytes(data[: int(len(data) * cut)])
-    with pytest.raises(UserError, match="cut.safetensors"):
+    with pytest.raises(UserError, match=r"cut\.safetensors"):
         load_concept(path)
 
 

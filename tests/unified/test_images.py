@@ -20,9 +20,7 @@ from unified import images as subject
 from unified.errors import UserError
 from unified.images import grid, pictures_in, read_images, save_image, save_images, to_numpy, to_pil
 
-RGB = hnp.arrays(
-    np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=24).map(lambda s: (*s, 3))
-)
+RGB = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=24).map(lambda s: (*s, 3)))
 
 
 def noise(height: int = 12, width: int = 16, channels: int = 3, *, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -224,12 +222,8 @@ def test_truncated(tmp_path: Path, suffix: str) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_damaged_files_never_raise_anything_else(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    file = (
-        tmp_path_factory.mktemp("damaged") / f"a.{data.draw(st.sampled_from(['png', 'jpg', 'gif', 'tiff']))}"
-    )
+def test_damaged_files_never_raise_anything_else(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("damaged") / f"a.{data.draw(st.sampled_from(['png', 'jpg', 'gif', 'tiff']))}"
     Image.fromarray(noise(10, 10)).save(file)
     content = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):

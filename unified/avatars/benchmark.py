@@ -78,9 +78,7 @@ def load(folder: Path = FOLDER) -> list[Person]:
         entries = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
         return [_read_person(folder, entry) for entry in entries]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"The benchmark in {folder} cannot be read ({error}); reinstall the package."
-        ) from error
+        raise UserError(f"The benchmark in {folder} cannot be read ({error}); reinstall the package.") from error
 
 
 def build(folder: Path = FOLDER) -> None:
@@ -154,9 +152,7 @@ def _wishes(attribute: str, rows: list[dict[str, str]], rng: random.Random) -> l
         own.add("none")
     if attribute == "hair":
         own |= {"bald", "balding", *HELD_OUT_HAIR}
-    values = [
-        value for value in rng.sample(ATTRIBUTES[attribute], len(ATTRIBUTES[attribute])) if value not in own
-    ]
+    values = [value for value in rng.sample(ATTRIBUTES[attribute], len(ATTRIBUTES[attribute])) if value not in own]
     return [(attribute, value) for value in sorted(values, key=shown.__contains__)]
 
 
@@ -172,9 +168,7 @@ def _sheet(rows: list[dict[str, str]], shade: vocabulary.Shade) -> bytes:
 
     drawn = [render_with_mask(row, shade, size=SIZE) for row in rows]
     pictures = np.concatenate([image for image, _ in drawn], axis=1)
-    masks = np.concatenate(
-        [np.repeat(mask[..., None] * np.uint8(255), 3, axis=2) for _, mask in drawn], axis=1
-    )
+    masks = np.concatenate([np.repeat(mask[..., None] * np.uint8(255), 3, axis=2) for _, mask in drawn], axis=1)
     stream = io.BytesIO()
     Image.fromarray(np.concatenate([pictures, masks])).save(stream, "PNG", optimize=True)
     return stream.getvalue()

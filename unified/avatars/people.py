@@ -43,9 +43,7 @@ def validation_people(count: int = VALIDATION_PEOPLE, *, seed: int = 0) -> list[
     return people
 
 
-def train_people(
-    count: int = TRAIN_PEOPLE, *, seed: int = 0, validation: int = VALIDATION_PEOPLE
-) -> list[Person]:
+def train_people(count: int = TRAIN_PEOPLE, *, seed: int = 0, validation: int = VALIDATION_PEOPLE) -> list[Person]:
     """People of training; several may share a combination and differ in the shade alone."""
     taken = {person.key() for person in benchmark_people() + validation_people(validation, seed=seed)}
     rng = random.Random(f"avatars train v1 {seed}")

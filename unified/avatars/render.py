@@ -119,7 +119,6 @@ def drawing_packages() -> tuple[ModuleType, ModuleType]:
         import resvg_py
     except ImportError as error:
         raise UserError(
-            f"Drawing avatars needs the package {error.name!r}, which is not installed; "
-            "run: pip install 'unified[zoo]'"
+            f"Drawing avatars needs the package {error.name!r}, which is not installed; run: pip install 'unified[zoo]'"
         ) from error
     return python_avatars, resvg_py

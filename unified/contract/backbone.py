@@ -46,9 +46,7 @@ class Backbone(ABC):
 
     label: ClassVar[str]
     evidences: ClassVar[tuple[Evidence, ...]]  # the first one is the default
-    explains_with: ClassVar[frozenset[Kind]] = (
-        frozenset()
-    )  # one of these kinds must be bound to explain a picture
+    explains_with: ClassVar[frozenset[Kind]] = frozenset()  # one of these kinds must be bound to explain a picture
     default_recipe: ClassVar[str]
     sampling: Sampling
 
@@ -81,9 +79,7 @@ class Backbone(ABC):
         for component in sorted(self.components):
             for name, tensor in sorted(self.components[component].state_dict().items()):
                 digest.update(f"{component}/{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                )
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @contextmanager

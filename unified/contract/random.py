@@ -30,9 +30,7 @@ class Random:
         digest = hashlib.sha256(text.encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
-    def normal(
-        self, rows: Sequence[int], shape: Sequence[int], *, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def normal(self, rows: Sequence[int], shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers [len(rows), *shape]; row i is the stream of key rows[i].
 
         Drawn in float32 (float64 for dtype float64), so that half precision sees the same numbers.

@@ -73,9 +73,7 @@ class Recipe:
         """'w (optimize) > weights (optimize)'."""
         parts = []
         for stage in self.stages:
-            names = (
-                stage.spaces if isinstance(stage.spaces, str) else " & ".join(s.name for s in stage.spaces)
-            )
+            names = stage.spaces if isinstance(stage.spaces, str) else " & ".join(s.name for s in stage.spaces)
             parts.append(f"{names} ({stage.method.name})")
         return " > ".join(parts)
 

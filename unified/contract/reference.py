@@ -50,13 +50,9 @@ class Reference:
                 " N >= 1. Add the batch axis, or convert with unified.images.read_images."
             )
         if self.masks is not None and len(self.masks) != len(self.images):
-            raise UserError(
-                f"{len(self.masks)} masks were given for {len(self.images)} pictures: give one each."
-            )
+            raise UserError(f"{len(self.masks)} masks were given for {len(self.images)} pictures: give one each.")
         if self.captions is not None and len(self.captions) != len(self.images):
-            raise UserError(
-                f"{len(self.captions)} captions were given for {len(self.images)} pictures: one each."
-            )
+            raise UserError(f"{len(self.captions)} captions were given for {len(self.images)} pictures: one each.")
         self.index = self.index or tuple(range(len(self.images)))
         self.keys = self.keys or self.index
         self.names = self.names or (self.name,) * len(self.images)
@@ -105,9 +101,7 @@ def join(references: Sequence[Reference]) -> Reference:
         return references[0]
     sizes = {tuple(r.images.shape[1:]) for r in references}
     if len(sizes) > 1:
-        raise UserError(
-            f"Pictures of different sizes {sorted(sizes)} cannot be inverted in one batch: resize them."
-        )
+        raise UserError(f"Pictures of different sizes {sorted(sizes)} cannot be inverted in one batch: resize them.")
     masks = [r.masks for r in references if r.masks is not None]
     captions = [r.captions for r in references if r.captions is not None]
     whole = len(references)

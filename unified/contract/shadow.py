@@ -49,9 +49,7 @@ def compute_parameter(module: nn.Module, path: str, base: Tensor, changes: Seque
         computed = {}
         owner.__dict__["_unified_computed"] = computed
         # A class of its own for this one module object: properties live on classes, not on instances.
-        owner.__class__ = type(
-            owner.__class__.__name__, (owner.__class__,), {"__module__": owner.__class__.__module__}
-        )
+        owner.__class__ = type(owner.__class__.__name__, (owner.__class__,), {"__module__": owner.__class__.__module__})
     computed[leaf] = (base, changes)
     owner._parameters.pop(leaf, None)
     owner._buffers.pop(leaf, None)

@@ -33,9 +33,7 @@ class Space(ABC):
     clash: ClassVar[Clash]
     needs: ClassVar[tuple[type, ...]]  # protocols the backbone must have
     per_picture: ClassVar[bool] = False
-    learns_from: ClassVar[frozenset[Evidence]] = frozenset(
-        Evidence
-    )  # evidence whose gradient reaches the code
+    learns_from: ClassVar[frozenset[Evidence]] = frozenset(Evidence)  # evidence whose gradient reaches the code
     encodes: ClassVar[bool] = False  # `initial` depends on the pictures: it is an inversion by itself
 
     @abstractmethod

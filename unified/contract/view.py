@@ -214,9 +214,7 @@ class View:
         chosen = evidence or self.backbone.evidences[0]
         if chosen not in self.backbone.evidences:
             able = ", ".join(e.value for e in self.backbone.evidences)
-            raise UserError(
-                f"{self.backbone.id} cannot explain pictures by {chosen.value}; it can by {able}."
-            )
+            raise UserError(f"{self.backbone.id} cannot explain pictures by {chosen.value}; it can by {able}.")
         texts = [self.carry(prompt) for prompt in (prompts or [""] * len(reference))]
         return self.backbone.attempt(self, reference, rng=rng, prompts=texts, evidence=chosen)
 

@@ -79,8 +79,7 @@ class AttributeClassifier(nn.Module):
         """The most likely values by name, a dictionary for each picture."""
         columns = {name: indices.tolist() for name, indices in self.predict(images).items()}
         return [
-            {name: self.vocabulary[name][column[row]] for name, column in columns.items()}
-            for row in range(len(images))
+            {name: self.vocabulary[name][column[row]] for name, column in columns.items()} for row in range(len(images))
         ]
 
     def probability(self, images: Tensor, attribute: str, value: str) -> Tensor:
@@ -88,9 +87,7 @@ class AttributeClassifier(nn.Module):
         values = self.vocabulary.get(attribute)
         if values is None or value not in values:
             known = ", ".join(values if values is not None else self.vocabulary)
-            raise UserError(
-                f"The classifier knows no {attribute!r} with value {value!r}; give one of {known}."
-            )
+            raise UserError(f"The classifier knows no {attribute!r} with value {value!r}; give one of {known}.")
         return self.logits(images)[attribute].softmax(dim=1)[:, values.index(value)]
 
 

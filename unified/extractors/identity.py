@@ -60,9 +60,7 @@ class IdentityEmbedder(nn.Module):
     threshold: the dot product from which `same` says that two pictures show one person.
     """
 
-    def __init__(
-        self, *, width: int = 24, features: int = 192, dimensions: int = 128, threshold: float = 0.5
-    ) -> None:
+    def __init__(self, *, width: int = 24, features: int = 192, dimensions: int = 128, threshold: float = 0.5) -> None:
         super().__init__()
         self.shape = {"width": width, "features": features, "dimensions": dimensions}
         self.threshold = threshold
@@ -182,9 +180,7 @@ def build(settings: BuildSettings) -> None:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         people = alike.batch(batch // PICTURES, rng)
         chosen = [
-            person * pictures_of + number
-            for person in people
-            for number in rng.sample(range(pictures_of), PICTURES)
+            person * pictures_of + number for person in people for number in rng.sample(range(pictures_of), PICTURES)
         ]
         rng.shuffle(chosen)
         # Little change of brightness: shades are part of who it is.
@@ -316,9 +312,7 @@ def _card(
     seconds: float,
     pictures: int,
 ) -> str:
-    rows = "\n".join(
-        f"| {name} | {score.auc:.4f} | {100 * score.accuracy:.1f} % |" for name, score in scores.items()
-    )
+    rows = "\n".join(f"| {name} | {score.auc:.4f} | {100 * score.accuracy:.1f} % |" for name, score in scores.items())
     return f"""# avatars/identity
 
 Embeds an avatar of 64 x 64 as a unit vector of {model.shape["dimensions"]} numbers that says who it is,

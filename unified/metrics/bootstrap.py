@@ -59,8 +59,6 @@ def difference_interval(
     Two methods differ at this confidence if 0 lies outside.
     """
     if len(a) != len(b):
-        raise UserError(
-            f"{len(a)} and {len(b)} values were given; a paired difference needs the same subjects"
-        )
+        raise UserError(f"{len(a)} and {len(b)} values were given; a paired difference needs the same subjects")
     differences = [x - y for x, y in zip(a, b, strict=True)]
     return mean_interval(differences, confidence=confidence, resamples=resamples, seed=seed)

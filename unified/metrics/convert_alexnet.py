@@ -74,9 +74,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for layer in range(len(CHANNELS)):
         convolution = tree["AlexNet_0"][f"Conv_{layer}"]
         # height, width, in, out -> out, in, height, width
-        weights[f"convolutions.{layer}.weight"] = (
-            convolution["kernel"].tensor.permute(3, 2, 0, 1).contiguous()
-        )
+        weights[f"convolutions.{layer}.weight"] = convolution["kernel"].tensor.permute(3, 2, 0, 1).contiguous()
         weights[f"convolutions.{layer}.bias"] = convolution["bias"].tensor
         weights[f"head_{layer}"] = tree[f"NetLinLayer_{layer}"]["Conv_0"]["kernel"].tensor.flatten()
     return weights

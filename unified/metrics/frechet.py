@@ -29,9 +29,7 @@ def fit_gaussian(features: Tensor) -> Gaussian:
     the digits of small eigenvalues otherwise; it has at most min(N, D) rows, whatever the number of images.
     """
     if features.ndim != 2 or features.shape[0] < 2:
-        raise UserError(
-            f"features of shape {tuple(features.shape)} were given; expected [N,D] with at least 2 images"
-        )
+        raise UserError(f"features of shape {tuple(features.shape)} were given; expected [N,D] with at least 2 images")
     if not torch.isfinite(features).all():
         raise UserError("the features hold values that are not finite numbers")
     x = features.detach().double()

@@ -95,9 +95,7 @@ class LPIPS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """LPIPS [N] of images a and b, [N,3,H,W] in 0..1; one of the two may hold a single image for all."""
         if a.shape[2:] != b.shape[2:]:
-            raise UserError(
-                f"LPIPS compares images of one size; it was given {tuple(a.shape)} and {tuple(b.shape)}"
-            )
+            raise UserError(f"LPIPS compares images of one size; it was given {tuple(a.shape)} and {tuple(b.shape)}")
         return self.distance(self.features(a), self.features(b))
 
 

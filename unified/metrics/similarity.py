@@ -44,16 +44,12 @@ def prompt_following(generated: Sequence[Tensor], prompts: Tensor) -> float:
     """
     _check(generated)
     if len(prompts) != len(generated):
-        raise UserError(
-            f"images of {len(generated)} prompts and {len(prompts)} texts were given; expected as many"
-        )
+        raise UserError(f"images of {len(generated)} prompts and {len(prompts)} texts were given; expected as many")
     pairs = zip(generated, prompts, strict=True)
     return float(torch.stack([cosine_matrix(images, text[None]).mean() for images, text in pairs]).mean())
 
 
-def identity_fidelity(
-    generated: Sequence[Tensor], found: Sequence[Tensor], references: Tensor
-) -> tuple[float, float]:
+def identity_fidelity(generated: Sequence[Tensor], found: Sequence[Tensor], references: Tensor) -> tuple[float, float]:
     """Mean cosine over the images in which a face was found, and the share of images without one, 0..1.
 
     generated: features [n,D] for each prompt; found: bool [n] for each prompt. Prompts without any face count

@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -78,8 +77,8 @@ class ExponentialAverage:
         decay = 0.5 ** (1.0 / max(half_life, 1e-8))
         for average, value in zip(self.module.parameters(), module.parameters(), strict=True):
             average.lerp_(value.to(average.dtype), 1.0 - decay)
-        for average, value in zip(self.module.buffers(), module.buffers(), strict=True):
-            average.copy_(value)
+        for kept, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         return self.module.state_dict()

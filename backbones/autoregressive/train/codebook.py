@@ -35,9 +35,7 @@ class CodebookAverage:
         self.codebook.copy_(self.sums / self.counts[:, None])
 
     @torch.no_grad()
-    def update(
-        self, latents: Tensor, codes: Tensor, generator: torch.Generator, accelerator: Accelerator
-    ) -> int:
+    def update(self, latents: Tensor, codes: Tensor, generator: torch.Generator, accelerator: Accelerator) -> int:
         """Move the codebook towards `latents` [M,D] assigned to `codes` [M]; returns how many restarted.
 
         `generator` must be the same in all processes, so that they restart the same codes alike.

@@ -73,9 +73,7 @@ def build(settings: BuildSettings) -> None:
             "build avatars/emu3-tokenizer there first"
         )
     vq = Emu3VQVAE.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
-    train_emu3(
-        settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation")
-    )
+    train_emu3(settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation"))
 
 
 def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Emu3Parts:
@@ -111,9 +109,7 @@ def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Em
 
 
 @torch.no_grad()
-def codes_of(
-    tokenizer: ImageTokenizer, images: numpy.ndarray, cache: Path | None, *, batch: int = 64
-) -> Tensor:
+def codes_of(tokenizer: ImageTokenizer, images: numpy.ndarray, cache: Path | None, *, batch: int = 64) -> Tensor:
     """Codes int64 [N,h,w] of images uint8 [N,H,W,3]; kept in the folder `cache` by the tokenizer's hash."""
     digest = hashlib.sha256()
     for value in tokenizer.state_dict().values():
@@ -302,9 +298,7 @@ def export(
     scores = {
         "nats a token, text": held_out_loss(parts, few, codes, references=0),
         "nats a token, one reference": held_out_loss(parts, few, codes, references=1),
-        "nats a token, reference of someone else": held_out_loss(
-            parts, few, codes, references=1, strangers=True
-        ),
+        "nats a token, reference of someone else": held_out_loss(parts, few, codes, references=1, strangers=True),
     }
     people = by_person(numpy.asarray(few.person))
     name = parts.layout.reference_name
@@ -324,18 +318,14 @@ def export(
     save_grid(sample_pictures(parts, plain, codes.__getitem__), out / "samples.png", columns=8)
     sampled = sample_pictures(parts, single, codes.__getitem__)
     shown = dataset.to_tensor(few.images).to(sampled.device)
-    threes = [
-        torch.stack([shown[e.references[0]], shown[e.target], s])
-        for e, s in zip(single, sampled, strict=True)
-    ]
+    threes = [torch.stack([shown[e.references[0]], shown[e.target], s]) for e, s in zip(single, sampled, strict=True)]
     save_grid(torch.cat(threes), out / "references.png", columns=12)
     texts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(plain))
     prompts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(single))
     write_card(
         out / "card.md",
         title="avatars/emu3",
-        text=f"{CARD_TEXT}\n\nTexts of samples.png, row by row:\n\n{texts}\n\n"
-        f"Texts of references.png:\n\n{prompts}",
+        text=f"{CARD_TEXT}\n\nTexts of samples.png, row by row:\n\n{texts}\n\nTexts of references.png:\n\n{prompts}",
         facts={
             "parameters": sum(p.numel() for p in parts.model.parameters()),
             "hidden, layers, heads": f"{settings.hidden}, {settings.layers}, {settings.heads}",

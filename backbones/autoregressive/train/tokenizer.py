@@ -205,9 +205,7 @@ def export(
     half = Emu3VQVAE(tokenizer.vq.config)
     half.load_state_dict(tokenizer.vq.state_dict())
     half.half().save_pretrained(out)
-    save_grid(
-        torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))]), out / "samples.png", columns=16
-    )
+    save_grid(torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))]), out / "samples.png", columns=16)
     write_card(
         out / "card.md",
         title="avatars/emu3 image tokenizer",

@@ -75,9 +75,7 @@ def test_released_layout_is_what_transformers_encodes(released) -> None:  # type
 def test_prompt_order(parts) -> None:  # type: ignore[no-untyped-def]
     codes = torch.randint(0, 16, (4, 4))
     text = parts.prompts.text_ids("a person")
-    start, end = (
-        parts.prompts.tokenizer.convert_tokens_to_ids(t) for t in ("<|image start|>", "<|image end|>")
-    )
+    start, end = (parts.prompts.tokenizer.convert_tokens_to_ids(t) for t in ("<|image start|>", "<|image end|>"))
     visual = parts.vocabulary.to_ids(codes.flatten()).tolist()
     begin = parts.prompts.tokenizer.bos_token_id
     assert parts.prompts.prompt_ids("a person", [codes]) == [begin, start, *visual, end, *text, start]

@@ -39,9 +39,7 @@ def prompts_of(parts: Emu3Parts, texts: list[str]) -> PromptBatch:
     return left_pad([parts.prompts.prompt_ids(text) for text in texts], parts.prompts.pad)
 
 
-def sample(
-    parts: Emu3Parts, texts: list[str], seeds: list[int], settings: SamplingSettings, **more
-) -> Tensor:  # type: ignore[no-untyped-def]
+def sample(parts: Emu3Parts, texts: list[str], seeds: list[int], settings: SamplingSettings, **more) -> Tensor:  # type: ignore[no-untyped-def]
     return sample_codes(
         parts.model,
         prompts_of(parts, texts),
@@ -134,9 +132,7 @@ def test_cached_logits_equal_uncached_ones(released: Emu3Parts, cache: str) -> N
 def test_left_padding_changes_nothing(parts: Emu3Parts) -> None:
     codes = torch.randint(0, 16, (3, 16))
     slots = parts.prompts.slots(4, 4)
-    together = picture_logits(
-        parts.model, prompts_of(parts, TEXTS), codes, slots=slots, vocabulary=parts.vocabulary
-    )
+    together = picture_logits(parts.model, prompts_of(parts, TEXTS), codes, slots=slots, vocabulary=parts.vocabulary)
     for row, text in enumerate(TEXTS):
         ids = parts.prompts.prompt_ids(text)
         whole = torch.tensor([ids + parts.vocabulary.to_ids(codes[row]).tolist()])

@@ -49,9 +49,7 @@ def train(folder: Path, data: AvatarSet, *, minutes: float | None = None) -> Emu
     return train_emu3(build, TINY_EMU3, vq=tiny_vq(), data=data, held_out=data, layout=TINY_LAYOUT)
 
 
-def test_resumed_training_equals_an_uninterrupted_one_and_the_export_loads(
-    tmp_path: Path, data: AvatarSet
-) -> None:
+def test_resumed_training_equals_an_uninterrupted_one_and_the_export_loads(tmp_path: Path, data: AvatarSet) -> None:
     whole = train(tmp_path / "whole", data)
     for _ in range(TINY_EMU3.steps):  # no minutes: one step, then a checkpoint
         resumed = train(tmp_path / "parts", data, minutes=0.0)

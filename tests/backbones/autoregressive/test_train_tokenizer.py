@@ -22,18 +22,14 @@ def pictures() -> numpy.ndarray:
     return numpy.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=numpy.uint8)
 
 
-def train(
-    folder: Path, pictures: numpy.ndarray, steps: int, settings: TokenizerSettings = SMALL
-) -> ImageTokenizer:
+def train(folder: Path, pictures: numpy.ndarray, steps: int, settings: TokenizerSettings = SMALL) -> ImageTokenizer:
     build = BuildSettings(out=folder / "out", work=folder / "work", steps=steps, batch=4)
     return train_tokenizer(build, settings, images=pictures, held_out=pictures[:4], perceptual=None)
 
 
 def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, pictures: numpy.ndarray) -> None:
     whole = train(tmp_path / "whole", pictures, 4)
-    build = BuildSettings(
-        out=tmp_path / "parts/out", work=tmp_path / "parts/work", steps=4, batch=4, minutes=0.0
-    )
+    build = BuildSettings(out=tmp_path / "parts/out", work=tmp_path / "parts/work", steps=4, batch=4, minutes=0.0)
     for _ in range(4):  # no minutes: one step, then a checkpoint
         resumed = train_tokenizer(build, SMALL, images=pictures, held_out=pictures[:4], perceptual=None)
     for expected, found in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
@@ -73,8 +69,6 @@ def test_unused_codes_are_restarted_at_latents() -> None:
     codebook[0] = 0.0
     average = CodebookAverage(codebook, decay=0.5, dead=0.3)
     latents = torch.randn(32, 2, generator=generator)
-    restarted = [
-        average.update(latents, torch.zeros(32, dtype=torch.long), generator, Accelerator()) for _ in range(2)
-    ]
+    restarted = [average.update(latents, torch.zeros(32, dtype=torch.long), generator, Accelerator()) for _ in range(2)]
     assert restarted == [0, 3]
     assert torch.cdist(codebook[1:], latents).min(1).values.max() < 0.1

@@ -28,9 +28,7 @@ ROW = {
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset.build(
-        tmp_path_factory.mktemp("data") / "v1", people=30, validation=5, pictures=3, workers=2
-    )
+    return dataset.build(tmp_path_factory.mktemp("data") / "v1", people=30, validation=5, pictures=3, workers=2)
 
 
 def colour(name: str) -> np.ndarray:

@@ -264,9 +264,7 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
             with job.open([codes]) as view:
                 code = space.initial(view, reference, rng=Random(0))
             # Away from the start, where LoRA's first gradient is zero.
-            codes.append(
-                code.map(lambda t: t + 0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype))
-            )
+            codes.append(code.map(lambda t: t + 0.1 * torch.randn(t.shape, generator=generator, dtype=t.dtype)))
     leaves = codes[-1].map(lambda t: t.clone().requires_grad_())
     direction = leaves.map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype))
 

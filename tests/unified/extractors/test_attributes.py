@@ -91,9 +91,7 @@ def test_stored_and_loaded(tmp_path: Path) -> None:
         attributes.load(tmp_path / "c")
 
 
-def test_build_resumes_to_the_same_weights(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_resumes_to_the_same_weights(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIFIED_CACHE", str(cache))
     # The schedule knows the number of steps: the interrupted run aims at 4 too.
     full = BuildSettings(out=tmp_path / "full", work=tmp_path / "full-work", steps=4, batch=8)

@@ -49,9 +49,7 @@ def test_contrastive_loss_is_the_equation() -> None:
     vectors.requires_grad_()
     loss = contrastive_loss(vectors, torch.tensor(person), temperature=t)
     assert math.isclose(loss.item(), expected, rel_tol=1e-9)
-    assert torch.autograd.gradcheck(
-        lambda x: contrastive_loss(x, torch.tensor(person), temperature=t), vectors
-    )
+    assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, torch.tensor(person), temperature=t), vectors)
 
 
 def test_verify_is_brute_force() -> None:
@@ -60,8 +58,7 @@ def test_verify_is_brute_force() -> None:
     wins = (same[:, None] > different).double() + 0.5 * (same[:, None] == different).double()
     assert math.isclose(score.auc, float(wins.mean()), rel_tol=1e-9)
     best = max(
-        float(((same >= t).double().mean() + (different < t).double().mean()) / 2)
-        for t in torch.cat([same, different])
+        float(((same >= t).double().mean() + (different < t).double().mean()) / 2) for t in torch.cat([same, different])
     )
     assert math.isclose(score.accuracy, best, rel_tol=1e-9)
     at = ((same >= score.threshold).double().mean() + (different < score.threshold).double().mean()) / 2

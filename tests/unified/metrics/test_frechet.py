@@ -65,8 +65,7 @@ def test_fewer_images_than_dimensions() -> None:
 
 def test_falls_with_the_number_of_images() -> None:
     distances = [
-        frechet_distance(fit_gaussian(normal(n, 16)), fit_gaussian(normal(n, 16, seed=1)))
-        for n in (20, 200, 2000)
+        frechet_distance(fit_gaussian(normal(n, 16)), fit_gaussian(normal(n, 16, seed=1))) for n in (20, 200, 2000)
     ]
     assert distances[0] > distances[1] > distances[2] > 0
 
@@ -91,9 +90,7 @@ def test_kernel_distance_agrees_with_torchmetrics() -> None:
 
 def test_kernel_distance_is_unbiased() -> None:
     """Over many draws of one distribution the mean is 0 within its error; for another one it is not."""
-    same = torch.tensor(
-        [kernel_distance(normal(20, 4, seed=s), normal(20, 4, seed=s + 999)) for s in range(200)]
-    )
+    same = torch.tensor([kernel_distance(normal(20, 4, seed=s), normal(20, 4, seed=s + 999)) for s in range(200)])
     assert same.mean().abs() < 4 * same.std() / 200**0.5
     assert same.min() < 0 < same.max()
     other = [kernel_distance(normal(20, 4, seed=s), normal(20, 4, seed=s + 999) + 1) for s in range(20)]

@@ -93,9 +93,7 @@ def test_batch_does_not_change_the_result(ours: LPIPS) -> None:
 
 def test_gradient_agrees_with_finite_differences() -> None:
     network = LPIPS().double()
-    rng = torch.Generator().manual_seed(
-        1
-    )  # noise: flat areas have ties in the pooling, where there is no slope
+    rng = torch.Generator().manual_seed(1)  # noise: flat areas have ties in the pooling, where there is no slope
     a = torch.rand(1, 3, 40, 40, dtype=torch.float64, generator=rng).requires_grad_()
     b = torch.rand(1, 3, 40, 40, dtype=torch.float64, generator=rng)
     (gradient,) = torch.autograd.grad(network(a, b).sum(), a)
