@@ -96,7 +96,7 @@ def invert_many(
     members = [Member(r, carrier=recipe.carrier.replace("{category}", r.category)) for r in references]
     logs: list[list[dict[str, Any]]] = [[] for _ in members]
     for number, stage in enumerate(recipe.stages):
-        spaces = stage.resolved()
+        spaces = stage.resolved(type(backbone))
         together = len(members) == 1 or (
             all(space.clash is Clash.NAMED for space in spaces) and all(not m.earlier for m in members)
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.generator import Generator
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from backbones.stylegan.stylegan3.synthesis import AliasFreeLayer
 from backbones.stylegan.synthesis import ModulatedConv, Noise
 from unified.contract.attempt import Attempt
@@ -36,9 +37,8 @@ class StyleGANSampling(Sampling):
 
 
 class StyleGAN(Backbone):
-    """A frozen generator and, if there is one, its discriminator."""
+    """A frozen generator and, if there is one, its discriminator: what StyleGAN2 and StyleGAN3 share."""
 
-    name: ClassVar[str] = "stylegan"
     label: ClassVar[str] = "gan"
     evidences: ClassVar[tuple[Evidence, ...]] = (Evidence.RENDER,)
     explains_with: ClassVar[frozenset[Kind]] = frozenset({Kind.STYLE})
@@ -104,23 +104,6 @@ class StyleGAN(Backbone):
     def style_statistics(self) -> tuple[Tensor, float]:
         return self._statistics
 
-    def noise_maps(self) -> Mapping[str, Tensor]:
-        return {
-            name: layer.noise_const
-            for name, layer in self.generator.synthesis.named_modules()
-            if isinstance(getattr(layer, "noise_const", None), Tensor)
-        }
-
-    def noise_shapes(self) -> Mapping[str, tuple[int, int]]:
-        """Raises UserError for a network without noise, which StyleGAN3 is."""
-        maps = self.noise_maps()
-        if not maps:
-            raise UserError(
-                f"{self.id} has no noise maps to invert into: StyleGAN3 has none. Use a style space, such as"
-                " space='w+', or 'w > weights'."
-            )
-        return {name: (value.shape[0], value.shape[1]) for name, value in maps.items()}
-
     def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         generator: Any = view.component("generator")
         maps: Noise = "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
@@ -170,4 +153,33 @@ class StyleGAN(Backbone):
             return images.clamp(0, 1)
 
 
-backbones.register(StyleGAN.name, StyleGAN)
+class StyleGAN2(StyleGAN):
+    """StyleGAN2: style vectors and noise maps (Karras et al. 2020)."""
+
+    name: ClassVar[str] = "stylegan2"
+
+    def noise_maps(self) -> Mapping[str, Tensor]:
+        return {
+            name: layer.noise_const
+            for name, layer in self.generator.synthesis.named_modules()
+            if isinstance(getattr(layer, "noise_const", None), Tensor)
+        }
+
+    def noise_shapes(self) -> Mapping[str, tuple[int, int]]:
+        return {name: (value.shape[0], value.shape[1]) for name, value in self.noise_maps().items()}
+
+
+class StyleGAN3(StyleGAN):
+    """StyleGAN3-T and -R: style vectors only (Karras et al. 2021)."""
+
+    name: ClassVar[str] = "stylegan3"
+
+
+def stylegan(id: str, generator: Generator, discriminator: Discriminator | None = None) -> StyleGAN:
+    """The backbone that fits the generator."""
+    cls = StyleGAN3 if isinstance(generator.config, AliasFreeConfig) else StyleGAN2
+    return cls(id, generator, discriminator)
+
+
+backbones.register(StyleGAN2.name, StyleGAN2)
+backbones.register(StyleGAN3.name, StyleGAN3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backbones.stylegan.backbone import StyleGAN
+from backbones.stylegan.backbone import stylegan
 from backbones.stylegan.formats.inspection import Inspection, can_inspect, inspect
 from backbones.stylegan.formats.networks import load_file
 from backbones.stylegan.formats.recognition import Format, format_of
@@ -45,12 +45,12 @@ def _is(*formats: Format) -> Loader:
 
 def load_ours(path: Path, id: str) -> Backbone:
     """Our safetensors file, or the folder that holds it."""
-    return StyleGAN(id, *load_networks(path / NETWORKS if path.is_dir() else path))
+    return stylegan(id, *load_networks(path / NETWORKS if path.is_dir() else path))
 
 
 def load_torch(path: Path, id: str) -> Backbone:
     """A .pkl or .pt file of any kind, read without running anything of it."""
-    return StyleGAN(id, *load_file(path))
+    return stylegan(id, *load_file(path))
 
 
 for _loader in (

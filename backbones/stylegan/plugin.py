@@ -9,7 +9,7 @@ register_model(
         name="avatars/stylegan2",
         summary="StyleGAN2 with discriminator, 64x64",
         folder="stylegan2",
-        backbone="stylegan",
+        backbone="stylegan2",
         load="backbones.stylegan.loading:load_ours",
         build="backbones.stylegan.train:build",
         category="person",

@@ -141,7 +141,9 @@ def code_statistics(network: Autoencoder, images: np.ndarray, *, count: int = 40
     return codes.mean(0), codes.T.cov() + torch.cat(variances).mean(0).diag()
 
 
-def fit_mapping(network: Autoencoder, images: np.ndarray, *, seed: int) -> float:
+def fit_mapping(
+    network: Autoencoder, images: np.ndarray, *, seed: int, steps: int = MAPPING_STEPS, batch: int = MAPPING_BATCH
+) -> float:
     """Fit the mapping network to w = m + L z by least squares; returns the relative squared error left."""
     mean, covariance = code_statistics(network, images)
     root = torch.linalg.cholesky(covariance + 1e-6 * torch.eye(len(mean)))
@@ -151,10 +153,10 @@ def fit_mapping(network: Autoencoder, images: np.ndarray, *, seed: int) -> float
     adam = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
     scale = covariance.diagonal().sum()
     error = torch.zeros(())
-    for step in range(MAPPING_STEPS):
+    for step in range(steps):
         for group in adam.param_groups:
-            group["lr"] = rate * (1 - step / MAPPING_STEPS)
-        z = torch.randn(MAPPING_BATCH, len(mean), generator=step_generator(seed, step, stream=77))
+            group["lr"] = rate * (1 - step / steps)
+        z = torch.randn(batch, len(mean), generator=step_generator(seed, step, stream=77))
         target = mean + normalise(z) @ root.T
         error = (mapping.map_one(z) - target).square().sum(1).mean() / scale
         adam.zero_grad(set_to_none=True)

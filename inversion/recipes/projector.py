@@ -12,7 +12,7 @@ recipes.register(
         name="projector",
         stages=(
             Stage(
-                (W(exploration=0.05), NoiseMaps()),
+                (W(exploration=0.05),),
                 Optimize(
                     steps=300,
                     lr=0.1,
@@ -21,6 +21,7 @@ recipes.register(
                     evidence=Evidence.RENDER,
                     keep="last",
                 ),
+                also=(NoiseMaps(),),
             ),
         ),
         scheme="latent-edit",

@@ -18,7 +18,7 @@ recipes.register(
         name="pti",
         stages=(
             Stage(
-                (W(exploration=0.05), NoiseMaps()),
+                (W(exploration=0.05),),
                 Optimize(
                     steps=300,
                     lr=0.1,
@@ -27,6 +27,7 @@ recipes.register(
                     evidence=Evidence.RENDER,
                     keep="last",
                 ),
+                also=(NoiseMaps(),),
             ),
             Stage(
                 (Weights(paths=r"^synthesis\."),),

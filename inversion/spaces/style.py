@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unified.contract.backbone import Renders
+from unified.contract.backbone import Noisy, Renders
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random
@@ -121,15 +121,17 @@ class NoiseMaps(Space):
     name: ClassVar[str] = "noise"
     kind: ClassVar[Kind] = Kind.NOISE
     clash: ClassVar[Clash] = Clash.SLOT
-    needs: ClassVar[tuple[type, ...]] = (Renders,)
+    needs: ClassVar[tuple[type, ...]] = (Noisy,)
     per_picture: ClassVar[bool] = True
     learns_from: ClassVar[frozenset[Evidence]] = frozenset({Evidence.RENDER})
 
     regularity: float = 1e5
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
-        dtype = view.backbone.dtype
-        shapes = _gan(view).noise_shapes()
+        backbone = view.backbone
+        assert isinstance(backbone, Noisy)
+        dtype = backbone.dtype
+        shapes = backbone.noise_shapes()
         return self.code({k: rng.child(k).normal(reference.keys, shape, dtype=dtype) for k, shape in shapes.items()})
 
     def bind(self, view: View, code: Code, name: str) -> None:

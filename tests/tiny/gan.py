@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from backbones.stylegan.backbone import StyleGAN
+from backbones.stylegan.backbone import StyleGAN2
 from backbones.stylegan.config import GeneratorConfig
 from backbones.stylegan.generator import Generator
 
 
-def stylegan(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StyleGAN:
+def stylegan(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StyleGAN2:
     """32 px, width 16, with noise that shows."""
     torch.manual_seed(seed)
     config = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_dim=16, w_dim=16, mapping_layers=2)
@@ -17,4 +17,4 @@ def stylegan(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StyleGAN:
     for name, value in generator.named_parameters():
         if name.endswith("noise_strength"):
             value.data.fill_(0.1)
-    return StyleGAN("tiny/stylegan", generator)
+    return StyleGAN2("tiny/stylegan", generator)

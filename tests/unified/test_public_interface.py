@@ -62,7 +62,7 @@ def test_what_exists() -> None:
     assert {"pti", "projector"} <= {entry.name for entry in unified.recipes("gan")}
     assert "pti" not in {entry.name for entry in unified.recipes("diffusion")}
     cells = {(c.backbone, c.space, c.method): c.reason for c in unified.matrix()}
-    assert cells["stylegan", "w+", "optimize"] is None
+    assert cells["stylegan2", "w+", "optimize"] is None
     assert "renders" in str(cells["emu3", "w+", "optimize"])
     with pytest.raises(unified.UserError, match="gan"):
         unified.recipes("galaxy")

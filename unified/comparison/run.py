@@ -119,11 +119,11 @@ def chosen_recipe(run: Run, backbone: type[Backbone] | Backbone) -> Recipe:
     return recipe.with_overrides(steps=run.steps)
 
 
-def recipe_settings(recipe: Recipe) -> dict[str, Any]:
+def recipe_settings(recipe: Recipe, backbone: type[Backbone]) -> dict[str, Any]:
     """Everything that a recipe's result depends on, as JSON values."""
     stages = [
         {
-            "spaces": [{"name": s.name, **s.settings()} for s in stage.resolved()],
+            "spaces": [{"name": s.name, **s.settings()} for s in stage.resolved(backbone)],
             "method": {"name": stage.method.name, **_plain(stage.method)},
         }
         for stage in recipe.stages

@@ -114,7 +114,7 @@ def _concept_key(backbone: Backbone, recipe: Recipe, work: Work) -> str:
             "captions": reference.captions,
             "category": reference.category,
             "name": reference.name,
-            "recipe": recipe_settings(recipe),
+            "recipe": recipe_settings(recipe, type(backbone)),
             "backbone": backbone.fingerprint,
             "seed": work.seed,
         },

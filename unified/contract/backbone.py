@@ -237,16 +237,21 @@ class Renders(Protocol):
         """(mean w [width], standard deviation of w around it: sqrt(E|w - mean|^2))."""
         ...
 
+    def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
+        """[N, number, width] -> [N,3,H,W] in 0..1 (differentiable, may leave the range slightly)."""
+        ...
+
+
+@runtime_checkable
+class Noisy(Protocol):
+    """Renders with noise maps that can be set."""
+
     def noise_shapes(self) -> Mapping[str, tuple[int, int]]:
         """Name and (height, width) of each noise map."""
         ...
 
     def noise_maps(self) -> Mapping[str, Tensor]:
         """The constant noise maps [h,w] by name."""
-        ...
-
-    def render(self, view: View, styles: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
-        """[N, number, width] -> [N,3,H,W] in 0..1 (differentiable, may leave the range slightly)."""
         ...
 
 
@@ -333,7 +338,7 @@ class Tokenises(Protocol):
         ...
 
 
-PROTOCOLS: tuple[type, ...] = (Tunable, Renders, Reads, Denoises, Tokenises)
+PROTOCOLS: tuple[type, ...] = (Tunable, Renders, Noisy, Reads, Denoises, Tokenises)
 
 
 def can(backbone: type[Backbone] | Backbone, protocol: type) -> bool:

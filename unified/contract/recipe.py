@@ -17,13 +17,19 @@ from unified.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """`spaces` (objects, or names joined by '&') filled by `method`, with earlier stages' codes bound."""
+    """`spaces` (objects, or names joined by '&') filled by `method`, with earlier stages' codes bound.
+
+    also: spaces that are filled with them where the backbone has them (noise maps, say), and left out elsewhere.
+    """
 
     spaces: tuple[Space, ...] | str
     method: Method
+    also: tuple[Space, ...] = ()
 
-    def resolved(self) -> tuple[Space, ...]:
-        return parse_spaces(self.spaces) if isinstance(self.spaces, str) else self.spaces
+    def resolved(self, backbone: type[Backbone]) -> tuple[Space, ...]:
+        """The spaces to fill on this backbone class."""
+        named = parse_spaces(self.spaces) if isinstance(self.spaces, str) else self.spaces
+        return (*named, *(space for space in self.also if all(can(backbone, p) for p in space.needs)))
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Recipe:
         parts = []
         for stage in self.stages:
             names = stage.spaces if isinstance(stage.spaces, str) else " & ".join(s.name for s in stage.spaces)
-            parts.append(f"{names} ({stage.method.name})")
+            also = "".join(f" [& {space.name}]" for space in stage.also)
+            parts.append(f"{names}{also} ({stage.method.name})")
         return " > ".join(parts)
 
 
@@ -85,7 +92,7 @@ def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
     """Why these stages cannot run on this backbone class, or None. No weights are loaded."""
     bound: set[Kind] = set()
     for stage in stages:
-        resolved = stage.resolved()
+        resolved = stage.resolved(backbone)
         for space in resolved:
             missing = [p.__name__ for p in space.needs if not can(backbone, p)]
             if missing:
@@ -117,6 +124,7 @@ def _example(backbone: type[Backbone]) -> str:
 
 _VERBS = {
     "Renders": "renders from style vectors",
+    "Noisy": "has noise maps",
     "Denoises": "denoises",
     "Tokenises": "tokenises pictures",
     "Reads": "reads prompts",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.signal import firwin
-from scipy.signal.windows import kaiser
-from scipy.special import j1
 from torch import Tensor
 
 
@@ -17,6 +14,8 @@ def lowpass(taps: int, *, cutoff: float, width: float, rate: float) -> Tensor | 
     """
     if taps == 1:
         return None
+    from scipy.signal import firwin  # takes seconds to import
+
     values = firwin(taps, cutoff, window=("kaiser", kaiser_beta(taps, width, rate)), fs=rate)
     return torch.tensor(values, dtype=torch.float32)
 
@@ -31,6 +30,9 @@ def radial_lowpass(taps: int, *, cutoff: float, width: float, rate: float) -> Te
     x = (np.arange(taps) - (taps - 1) / 2) / rate
     r = np.hypot(*np.meshgrid(x, x))
     centre = np.pi * cutoff**2  # the limit at r = 0, met by odd numbers of taps
+    from scipy.signal.windows import kaiser
+    from scipy.special import j1
+
     ideal = np.where(r > 0, cutoff * j1(2 * np.pi * cutoff * r) / np.where(r > 0, r, 1), centre)
     window = kaiser(taps, kaiser_beta(taps, width, rate))
     values = ideal * np.outer(window, window)

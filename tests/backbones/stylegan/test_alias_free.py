@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.stylegan.backbone import StyleGAN
+from backbones.stylegan.backbone import stylegan
 from backbones.stylegan.formats.official import read_official
 from backbones.stylegan.formats.official3 import build_alias_free_generator, is_stylegan3
 from backbones.stylegan.generator import Generator
@@ -371,18 +371,17 @@ def test_magnitudes_are_tracked_and_divided_out():
 
 @torch.no_grad()
 def test_as_a_backbone(stored):
-    backbone = StyleGAN("three", build_alias_free_generator(stored["sg3t_64"]))
+    backbone = stylegan("three", build_alias_free_generator(stored["sg3t_64"]))
     want = expected("sg3t_64")
     assert backbone.resolution == 64 and backbone.style_shape() == (16, 32)
     assert error(backbone.synthesis(backbone.mapping(want["z"])), want["img"]) <= 1e-4
     _, paths = backbone.adaptable()
     assert len(paths) == 14 and paths[0] == "synthesis.L0_36_24.weight"
     assert set(paths) < set(backbone.tunable()[1])
-    assert backbone.noise_maps() == {}
-    with pytest.raises(UserError, match="no noise maps"):
-        backbone.noise_shapes()
     images = want["img_trunc07"][:1] / 2 + 0.5
     concept = backbone.invert(images, space="w > weights", steps=1)
     assert backbone.generate(concept, output="pt").shape == (1, 3, 64, 64)
-    with pytest.raises(UserError, match="no noise maps"):
+    with pytest.raises(UserError, match="has noise maps"):
         backbone.invert(images, space="w & noise", steps=1)
+    tuned = backbone.invert(images, recipe="pti", steps=1)
+    assert [code.space for code in tuned.codes] == ["w", "weights"]

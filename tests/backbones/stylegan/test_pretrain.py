@@ -51,7 +51,7 @@ def test_mapping_is_fitted_to_the_codes_gaussian() -> None:
     network = Autoencoder(generator()).requires_grad_(False)
     with torch.no_grad():  # an encoder whose codes have a covariance worth the name
         network.encoder.head.weight[:16].mul_(30)
-    left = fit_mapping(network, images, seed=0)
+    left = fit_mapping(network, images, seed=0, steps=1500, batch=128)
     assert left < 0.25  # of the variance; a fresh mapping leaves more than all of it
     mean, covariance = code_statistics(network, images)
     with torch.no_grad():

@@ -260,7 +260,7 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = []
     for stage in recipe.stages:
-        for space in stage.resolved():
+        for space in stage.resolved(type(backbone)):
             with job.open([codes]) as view:
                 code = space.initial(view, reference, rng=Random(0))
             # Away from the start, where LoRA's first gradient is zero.
