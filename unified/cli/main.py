@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from unified.cli import compare, concepts, evaluate, listing, zoo
+from unified.cli import compare, concepts, evaluate, inspect, listing, zoo
 from unified.errors import UserError
 
 app = typer.Typer(
@@ -30,9 +30,9 @@ app.command("invert")(concepts.invert)
 app.command("generate")(concepts.generate)
 app.command("edit")(concepts.edit)
 app.command("compare")(compare.compare)
-app.command("models")(listing.models)
 app.command("recipes")(listing.recipes)
 app.command("matrix")(listing.matrix)
+app.add_typer(inspect.app, name="models")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(evaluate.app, name="evaluate")
 
