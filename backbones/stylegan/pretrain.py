@@ -71,11 +71,11 @@ class Autoencoder(nn.Module):
 
 
 def pretrain(
-    generator: Generator, images: np.ndarray, settings: BuildSettings, *, steps: int, batch: int = 16
-) -> Generator:
-    """Train `generator`'s synthesis network and fit its mapping; returns the averaged generator.
+    generator: Generator, images: np.ndarray, settings: BuildSettings, *, steps: int, batch: int = 16, fit: bool = True
+) -> Autoencoder:
+    """Train `generator`'s synthesis network and fit its mapping; returns the averaged autoencoder, frozen.
 
-    images: uint8 [N,H,W,3]. Resumes from `settings.work`.
+    images: uint8 [N,H,W,3]. Resumes from `settings.work`. fit: whether the mapping is wanted too.
     """
     accelerator = Accelerator()
     with torch.random.fork_rng(devices=[]):
@@ -124,8 +124,9 @@ def pretrain(
     train_loop(step_fn, state=state, steps=steps, settings=settings, accelerator=accelerator)
     finished = average.module
     assert isinstance(finished, Autoencoder)
-    fit_mapping(finished, images, seed=settings.seed)
-    return finished.generator
+    if fit:
+        fit_mapping(finished, images, seed=settings.seed)
+    return finished.requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ in a step, so the discriminator learns on the (detached) pictures that the gener
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.tensors import save_networks
 from backbones.stylegan.generator import Generator
 from backbones.stylegan.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
-from backbones.stylegan.pretrain import pretrain
+from backbones.stylegan.pretrain import Encoder, pretrain
 from unified.errors import UserError
 from unified.zoo.training import CHECKPOINT, BuildSettings, ExponentialAverage, step_generator, train_loop
 
@@ -37,11 +38,15 @@ DISCRIMINATOR_CHANNELS = (128, 128, 64, 32, 16)
 class Recipe:
     """Settings of one training.
 
+    generator_rate: learning rate of the generator where it differs.
     r1_gamma: None takes 0.0002 resolution^2 / batch (the official heuristic). Intervals are in steps;
     0 switches the regulariser off. half_life: of the averaged generator, in pictures.
     pretraining: steps of the autoencoder that the synthesis network starts as (see `pretrain`); 0: none.
     head_start: steps in which the discriminator learns alone, so that a pretrained generator is not led by
     one that knows nothing yet.
+    anchor: weight of the reconstruction (L1 + squared error) of a few pictures from the pretrained encoder's
+    codes, as in VAE/GAN (Larsen et al. 2016): it keeps every hair style drawable while the samples sharpen.
+    anchored: how many pictures of each step.
     """
 
     generator: GeneratorConfig = field(
@@ -50,6 +55,7 @@ class Recipe:
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS))
     batch: int = DEFAULT_BATCH
     learning_rate: float = 0.0025
+    generator_rate: float | None = None
     r1_gamma: float | None = None
     r1_interval: int = 16
     path_weight: float = 2.0
@@ -59,6 +65,8 @@ class Recipe:
     half_life: float = 10_000.0
     pretraining: int = 0
     head_start: int = 0
+    anchor: float = 0.0
+    anchored: int = 8
 
     @property
     def gamma(self) -> float:
@@ -86,13 +94,25 @@ class MixingGenerator(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, z: Tensor, other: Tensor, crossover: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Layers from `crossover` [N] on take the w of `other`. Returns (pictures, ws)."""
+    def forward(
+        self,
+        z: Tensor,
+        other: Tensor,
+        crossover: Tensor,
+        generator: torch.Generator,
+        codes: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Layers from `crossover` [N] on take the w of `other`. Returns (pictures, ws).
+
+        codes: [M, w_dim] more pictures, drawn from these w; they come after the N.
+        """
         mapping = self.network.mapping
         w, w_other = mapping.map_one(torch.cat([z, other])).chunk(2)
         mapping.track(w)
         later = torch.arange(self.network.config.num_ws, device=z.device) >= crossover[:, None]
         ws = torch.where(later[..., None], w_other[:, None], w[:, None])
+        if codes is not None:
+            ws = torch.cat([ws, codes[:, None].expand(-1, ws.shape[1], -1)])
         return self.network.synthesis(ws, noise="random", generator=generator), ws
 
 
@@ -107,11 +127,16 @@ class Trainer:
             torch.manual_seed(seed)
             self.generator = Generator(recipe.generator)
             self.discriminator = Discriminator(recipe.discriminator)
+        self.encoder: Encoder | None = None
         self.path = PathMean()
         self.players = accelerator.prepare(
             MixingGenerator(self.generator),
             self.discriminator,
-            _adam(self.generator, recipe.learning_rate, recipe.path_interval if recipe.path_weight else 0),
+            _adam(
+                self.generator,
+                recipe.generator_rate or recipe.learning_rate,
+                recipe.path_interval if recipe.path_weight else 0,
+            ),
             _adam(self.discriminator, recipe.learning_rate, recipe.r1_interval),
         )
         self.path.to(accelerator.device)
@@ -142,7 +167,10 @@ class Trainer:
         device = self.accelerator.device
         real = self.pictures.batch(recipe.batch, random).to(device)
 
-        fake, _ = generate(*self._latents(recipe.batch, random), random)
+        anchored = real[: recipe.anchored] if self.encoder is not None and recipe.anchor else real[:0]
+        codes = self.encoder(anchored)[0] if self.encoder is not None and len(anchored) else None
+        made, _ = generate(*self._latents(recipe.batch, random), random, codes)
+        fake, redrawn = made.split([recipe.batch, len(anchored)])
 
         # The discriminator's turn. Real and fake alternate, so that the groups of the minibatch deviation
         # (every (2 batch / 4)-th picture) are all real or all fake.
@@ -165,7 +193,10 @@ class Trainer:
         # The generator's turn, on the pictures it has just drawn.
         self.discriminator.requires_grad_(False)
         loss_g = generator_loss(discriminate(fake)).mean()
-        self._update(loss_g, optimiser_g)
+        gap = redrawn - anchored.detach()
+        anchor = gap.abs().mean() + gap.square().mean() if len(gap) else fake.new_zeros(())
+        self._update(loss_g + recipe.anchor * anchor, optimiser_g)
+        log["anchor"] = anchor.item()
 
         if recipe.path_weight and recipe.path_interval and step % recipe.path_interval == 0:
             images, ws = generate(*self._latents(recipe.batch // 2, random), random)
@@ -228,8 +259,17 @@ def build(settings: BuildSettings) -> None:
     """
     from unified.avatars import dataset
 
-    # Flat drawings are told from noise at a glance: a larger gamma than the heuristic keeps D from running away.
-    recipe = Recipe(batch=settings.pick_batch(DEFAULT_BATCH), r1_gamma=0.5, pretraining=6000, head_start=200)
+    # Flat drawings are told from noise at a glance: a larger gamma than the heuristic keeps D from running away,
+    # and small rates keep it from tearing the pretrained generator apart.
+    recipe = Recipe(
+        batch=settings.pick_batch(DEFAULT_BATCH),
+        learning_rate=0.001,
+        generator_rate=0.0005,
+        r1_gamma=2.0,
+        pretraining=6000,
+        head_start=200,
+        anchor=5.0,
+    )
     train(settings, recipe, Pictures(dataset.load("train").images))
 
 
@@ -237,11 +277,14 @@ def train(settings: BuildSettings, recipe: Recipe, pictures: Pictures) -> Traine
     """As :func:`build`, for any pictures and recipe."""
     accelerator = Accelerator()
     trainer = Trainer(recipe, pictures, seed=settings.seed, accelerator=accelerator)
-    if recipe.pretraining and not (settings.work / CHECKPOINT).exists():
-        first = replace(settings, work=settings.work / "pretraining", minutes=None)
-        start = pretrain(trainer.generator, pictures.images, first, steps=recipe.pretraining)
-        trainer.generator.load_state_dict(start.state_dict())
-        trainer.average.load_state_dict(start.state_dict())
+    if recipe.pretraining:
+        first = replace(settings, work=settings.work / "pretraining", minutes=None, resume=True)
+        fresh = not (settings.resume and (settings.work / CHECKPOINT).exists())
+        start = pretrain(copy.deepcopy(trainer.generator), pictures.images, first, steps=recipe.pretraining, fit=fresh)
+        trainer.encoder = start.encoder.to(accelerator.device)
+        if fresh:
+            trainer.generator.load_state_dict(start.generator.state_dict())
+            trainer.average.load_state_dict(start.generator.state_dict())
     steps, seconds = train_loop(
         trainer.step,
         state=trainer.state,  # type: ignore[arg-type]
@@ -301,7 +344,8 @@ def _start(recipe: Recipe) -> str:
     return (
         f"Start: the synthesis network as the decoder of a variational autoencoder, {recipe.pretraining:,} steps (L1,"
         " squared error, LPIPS-Alex, divergence), the mapping network fitted to the Gaussian of its codes; then"
-        f" the discriminator alone for {recipe.head_start} steps.\n"
+        f" the discriminator alone for {recipe.head_start} steps. Anchor: reconstruction of {recipe.anchored} pictures"
+        f" a step from the encoder's codes, weight {recipe.anchor:g} (VAE/GAN, Larsen et al. 2016).\n"
     )
 
 

@@ -15,7 +15,7 @@
 namespace unified {
 namespace {
 
-constexpr int64_t kLanes = 8;
+constexpr int64_t kLanes = 16;
 
 template <class Acc>
 struct Axis {
@@ -33,6 +33,33 @@ struct Axis {
   int64_t ceil_div_signed(int64_t a) const { return -floor_div(-a, rate); }
 };
 
+// Where the inputs of an output begin, how many they are, and the first of their weights.
+struct Window {
+  int64_t first, taps, weight;
+};
+
+template <class Acc>
+std::vector<Window> up_windows(const Axis<Acc>& axis) {
+  std::vector<Window> windows;
+  for (int64_t o = 0; o < axis.out; ++o) {
+    const int64_t first = axis.up_first(o);
+    windows.push_back({first, axis.up_last(o) - first, o + axis.shift - first * axis.rate});
+  }
+  return windows;
+}
+
+// Weights are counted in the reversed filter, where they ascend: that of input j, f[o rate + shift - j], is
+// reversed[taps - 1 - o rate - shift + j].
+template <class Acc>
+std::vector<Window> down_windows(const Axis<Acc>& axis) {
+  std::vector<Window> windows;
+  for (int64_t o = 0; o < axis.out; ++o) {
+    const int64_t first = axis.down_first(o);
+    windows.push_back({first, axis.down_last(o) - first, axis.taps() - 1 - o * axis.rate - axis.shift + first});
+  }
+  return windows;
+}
+
 template <class Acc>
 struct Filter {
   Axis<Acc> rows, columns;
@@ -45,15 +72,30 @@ struct Lanes {
   int64_t lane_stride, row_stride, column_stride, count;
 };
 
+// 32 bytes, a vector register of common processors; compilers split it where registers are smaller.
 template <class Acc>
-inline void dot_columns(
-    Acc* __restrict out, const Acc* __restrict in, const Acc* __restrict weights, int64_t taps, int64_t weight_step) {
-  Acc sum[kLanes] = {};
-  for (int64_t t = 0; t < taps; ++t) {
-    const Acc weight = weights[t * weight_step];
-    for (int64_t s = 0; s < kLanes; ++s) sum[s] += weight * in[t * kLanes + s];
+struct Register;
+template <>
+struct Register<float> {
+  typedef float type __attribute__((vector_size(32), aligned(4), may_alias));
+};
+template <>
+struct Register<double> {
+  typedef double type __attribute__((vector_size(32), aligned(8), may_alias));
+};
+
+// out[s] = sum over t of weights[t weight_step] in[t kLanes + s].
+template <class Acc>
+inline void dot_columns(Acc* out, const Acc* in, const Acc* weights, int64_t taps, int64_t weight_step) {
+  using V = typename Register<Acc>::type;
+  constexpr int64_t kWidth = sizeof(V) / sizeof(Acc), kCount = kLanes / kWidth;
+  V sum[kCount] = {};
+  for (int64_t t = 0; t < taps; ++t, in += kLanes, weights += weight_step) {
+#pragma GCC unroll 8
+    for (int64_t s = 0; s < kCount; ++s) sum[s] += *weights * *reinterpret_cast<const V*>(in + s * kWidth);
   }
-  for (int64_t s = 0; s < kLanes; ++s) out[s] = sum[s];
+#pragma GCC unroll 8
+  for (int64_t s = 0; s < kCount; ++s) *reinterpret_cast<V*>(out + s * kWidth) = sum[s];
 }
 
 // Rows at the high sampling rate, made from a picture at the low one on demand.
@@ -63,7 +105,7 @@ class Upsampler {
   Upsampler(const Filter<Acc>& filter, Lanes<const T> source, const Acc* bias)
       : f_(filter), source_(source), bias_(bias), slots_(filter.rows.taps() / filter.rows.rate + 2),
         width_(filter.columns.out * kLanes), line_(filter.columns.in * kLanes),
-        ring_(filter.rows.lines.size() * slots_ * width_) {}
+        ring_(filter.rows.lines.size() * slots_ * width_), windows_(up_windows(filter.columns)) {}
 
   // Row o; rows must be asked for in ascending order.
   void row(int64_t o, Acc* out) {
@@ -103,9 +145,9 @@ class Upsampler {
     for (size_t k = 0; k < axis.lines.size(); ++k) {
       Acc* const out = slot(k, i);
       for (int64_t o = 0; o < axis.out; ++o) {
-        const int64_t first = axis.up_first(o), taps = axis.up_last(o) - first;
-        const Acc* weights = axis.lines[k].data() + (o + axis.shift - first * axis.rate);
-        dot_columns(out + o * kLanes, line_.data() + first * kLanes, weights, taps, -axis.rate);
+        const Window& w = windows_[o];
+        dot_columns(
+            out + o * kLanes, line_.data() + w.first * kLanes, axis.lines[k].data() + w.weight, w.taps, -axis.rate);
       }
     }
   }
@@ -115,6 +157,7 @@ class Upsampler {
   const Acc* bias_;
   int64_t slots_, width_, next_ = 0;
   std::vector<Acc> line_, ring_;
+  std::vector<Window> windows_;
   std::vector<const Acc*> sources_;
   std::vector<Acc> weights_;
 };
@@ -131,6 +174,7 @@ void downsample(const Filter<Acc>& f, const Lanes<T>& target, int64_t row0, int6
   std::vector<std::vector<Acc>> reversed;
   for (const auto& line : columns.lines) reversed.emplace_back(line.rbegin(), line.rend());
   const auto slot = [&](size_t k, int64_t j) { return ring.data() + (k * slots + j % slots) * width; };
+  const std::vector<Window> windows = down_windows(columns);
   int64_t next = 0;
   for (int64_t o = row0; o < row1; ++o) {
     const int64_t first = rows.down_first(o), last = rows.down_last(o);
@@ -139,10 +183,8 @@ void downsample(const Filter<Acc>& f, const Lanes<T>& target, int64_t row0, int6
       for (size_t k = 0; k < terms; ++k) {
         Acc* const out = slot(k, next);
         for (int64_t p = 0; p < columns.out; ++p) {
-          const int64_t from = columns.down_first(p), taps = columns.down_last(p) - from;
-          // Weight of input j is f[p rate + shift - j], which is reversed[taps - 1 - p rate - shift + j].
-          const int64_t offset = columns.taps() - 1 - p * columns.rate - columns.shift + from;
-          dot_columns(out + p * kLanes, high.data() + from * kLanes, reversed[k].data() + offset, taps, 1);
+          const Window& w = windows[p];
+          dot_columns(out + p * kLanes, high.data() + w.first * kLanes, reversed[k].data() + w.weight, w.taps, 1);
         }
       }
     }

@@ -87,10 +87,7 @@ struct Worker {
         vertical(x, o, terms[k].column, from, to, low);
         const Acc* source = line.data();
         if (down > 1) {
-          for (int64_t c = 0; c < width; ++c) {
-            Acc* target = planes.data() + (c % down) * plane + (c / down) * lane;
-            for (int64_t s = 0; s < lane; ++s) target[s] = source[c * lane + s];
-          }
+          split(source, planes.data(), width, plane);
           source = planes.data();
         }
         Acc* phase = phase_out;
@@ -111,16 +108,39 @@ struct Worker {
       const Acc* phase = result.data();
       for (int64_t p = 0; p < std::min(up, column1 - column0); ++p) {
         const int64_t columns = ceil_div(column1 - column0 - p, up);
-        if (lane == 1) {
-          for (int64_t c = 0; c < columns; ++c) out[p + c * up] = static_cast<T>(phase[c]);
-        } else {
-          for (int64_t c = 0; c < columns; ++c) {
-            for (int64_t s = 0; s < lane; ++s) {
-              out[(p + c * up) * lane + s] = static_cast<T>(phase[c * lane + s]);
-            }
-          }
-        }
+        spread(phase, out + p * lane, columns);
         phase += columns * lane;
+      }
+    }
+  }
+
+  // Columns p, p + down, ... to plane p. The common cases have constant strides, which the compiler vectorises.
+  void split(const Acc* __restrict from, Acc* __restrict to, int64_t width, int64_t plane) const {
+    const int64_t lane = g.lane, down = g.down;
+    for (int64_t p = 0; p < std::min(down, width); ++p, to += plane) {
+      const int64_t columns = ceil_div(width - p, down);
+      const Acc* __restrict source = from + p * lane;
+      if (lane == 1 && down == 2) {
+        for (int64_t c = 0; c < columns; ++c) to[c] = source[2 * c];
+      } else if (lane == 1) {
+        for (int64_t c = 0; c < columns; ++c) to[c] = source[down * c];
+      } else {
+        for (int64_t c = 0; c < columns; ++c) {
+          for (int64_t s = 0; s < lane; ++s) to[c * lane + s] = source[c * down * lane + s];
+        }
+      }
+    }
+  }
+
+  void spread(const Acc* __restrict from, T* __restrict to, int64_t columns) const {
+    const int64_t lane = g.lane, up = g.up;
+    if (lane == 1 && up == 2) {
+      for (int64_t c = 0; c < columns; ++c) to[2 * c] = static_cast<T>(from[c]);
+    } else if (lane == 1) {
+      for (int64_t c = 0; c < columns; ++c) to[up * c] = static_cast<T>(from[c]);
+    } else {
+      for (int64_t c = 0; c < columns; ++c) {
+        for (int64_t s = 0; s < lane; ++s) to[c * up * lane + s] = static_cast<T>(from[c * lane + s]);
       }
     }
   }

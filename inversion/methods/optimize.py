@@ -168,6 +168,10 @@ class _Run:
             job.progress.finish()
             if not finished and job.checkpoint is not None:
                 self._save(step)
+        if self.keeps_best and "stopped" not in job.log:
+            # The codes after the last step have not been measured yet, and may be the best ones.
+            with torch.no_grad():
+                self._offer(self._loss(Step(step, method.steps), job.rng.child("step", step))[1])
         for item in self.items:
             final = item.best if item.best is not None else item.leaf
             item.code.tensors = {name: value.detach().clone() for name, value in final.tensors.items()}
@@ -183,22 +187,7 @@ class _Run:
         factor = SCHEDULES[method.schedule](step.progress)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        for item in self.items:
-            item.code.tensors = dict(
-                item.space.explore(
-                    self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
-                )
-            )
-        attempt = self.view.attempt(
-            reference,
-            rng=rng.child("attempt"),
-            prompts=self._prompts(reference, rng),
-            evidence=method.evidence,
-        )
-        codes = [item.code for item in self.items]
-        terms = {o.name: o(self.view, attempt, codes, step) for o in method.objectives}
-        fit = torch.stack([o.weight * terms[o.name] for o in method.objectives]).sum(0)
-        rows = fit + self._priors(reference, fit)
+        fit, rows, terms = self._loss(step, rng, reference)
         if not bool(torch.isfinite(rows).all()):
             return self._not_finite(step)
         if self.keeps_best:
@@ -219,6 +208,30 @@ class _Run:
             for item in self.items:
                 item.space.project(item.leaf)
         return None
+
+    def _loss(
+        self, step: Step, rng: Random, reference: Reference | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(objectives, objectives and priors, each objective unweighted) of every picture, [B]."""
+        method = self.method
+        reference = reference or self.job.reference
+        for item in self.items:
+            item.code.tensors = dict(
+                item.space.explore(
+                    self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
+                )
+            )
+        attempt = self.view.attempt(
+            reference,
+            rng=rng.child("attempt"),
+            prompts=self._prompts(reference, rng),
+            evidence=method.evidence,
+        )
+        codes = [item.code for item in self.items]
+        terms = {o.name: o(self.view, attempt, codes, step) for o in method.objectives}
+        fit = torch.stack([o.weight * terms[o.name] for o in method.objectives]).sum(0)
+        rows = fit + self._priors(reference, fit)
+        return fit, rows, terms
 
     def _priors(self, reference: Reference, like: Tensor) -> Tensor:
         """The spaces' own penalties for each picture of the mini-batch."""

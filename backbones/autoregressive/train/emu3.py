@@ -70,7 +70,7 @@ def build(settings: BuildSettings) -> None:
     if folder is None:
         raise UserError(
             f"avatars/emu3 needs its trained image tokenizer in {folders[0]}, which has none; "
-            "build avatars/emu3-tokenizer there first"
+            "build avatars/tokenizer there first"
         )
     vq = Emu3VQVAE.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
     train_emu3(settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation"))

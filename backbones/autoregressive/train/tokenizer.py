@@ -218,5 +218,5 @@ def export(
             "training minutes": round(seconds / 60, 1),
         },
         scores=scores,
-        command="unified zoo build avatars/emu3-tokenizer",
+        command="unified zoo build avatars/tokenizer",
     )

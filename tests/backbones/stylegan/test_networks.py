@@ -110,9 +110,7 @@ def test_styles_features_and_noise_are_in_reach():
     # A style is what an `affine` returns; one replaced by the style of another w gives that w's picture.
     other = ws.clone()
     other[:, 1] = torch.randn(2, 8)  # b4.torgb and b8.conv0 share it
-    styles = {
-        name: generator.synthesis.get_submodule(name).affine(other[:, 1]) for name in ("b4.torgb", "b8.conv0")
-    }
+    styles = {name: generator.synthesis.get_submodule(name).affine(other[:, 1]) for name in ("b4.torgb", "b8.conv0")}
     hooks = [
         generator.synthesis.get_submodule(name).affine.register_forward_hook(lambda *_, s=style: s)
         for name, style in styles.items()
@@ -139,9 +137,7 @@ def test_styles_features_and_noise_are_in_reach():
     none = generator.synthesis(ws, noise="none")
     torch.testing.assert_close(generator.synthesis(ws, noise={name: torch.zeros(1) for name in names}), none)
     assert (none - plain).abs().max() > 1e-3
-    drawn = [
-        generator.synthesis(ws, noise="random", generator=torch.Generator().manual_seed(3)) for _ in range(2)
-    ]
+    drawn = [generator.synthesis(ws, noise="random", generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*drawn)
 
 

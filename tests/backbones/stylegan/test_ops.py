@@ -21,9 +21,7 @@ from backbones.stylegan.ops import (
 )
 
 
-def upfirdn_by_definition(
-    x: Tensor, f: Tensor, up: int, down: int, padding: tuple[int, ...], flip: bool
-) -> Tensor:
+def upfirdn_by_definition(x: Tensor, f: Tensor, up: int, down: int, padding: tuple[int, ...], flip: bool) -> Tensor:
     """The sum of the definition, sample by sample, for one channel [H, W]."""
     stuffed = torch.zeros(x.shape[0] * up, x.shape[1] * up, dtype=x.dtype)
     stuffed[::up, ::up] = x
@@ -32,9 +30,7 @@ def upfirdn_by_definition(
     kh, kw = f.shape
     rows = range(0, stuffed.shape[0] - kh + 1, down)
     columns = range(0, stuffed.shape[1] - kw + 1, down)
-    return torch.stack(
-        [torch.stack([(stuffed[i : i + kh, j : j + kw] * taps).sum() for j in columns]) for i in rows]
-    )
+    return torch.stack([torch.stack([(stuffed[i : i + kh, j : j + kw] * taps).sum() for j in columns]) for i in rows])
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,8 +141,7 @@ def test_dense_modulated_convolution_equals_the_per_sample_formula(up, demodulat
 def test_modulated_convolution_second_derivatives(up):
     torch.manual_seed(1)
     x, weight, styles = (
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2))
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 3, 3), (2, 2, 3, 3), (2, 2))
     )
     f = make_filter().double()
 

@@ -81,12 +81,8 @@ REDUCE_DICT = b"cdnnlib.util\nEasyDict\n"
         b"(cos\nsystem\nS'x'\no.",  # OBJ
         b"\x80\x02\x82\x01.",  # EXT1
         b"P1\n.",  # persistent id
-        opcodes(
-            b"ccollections\nOrderedDict\n", b"}", short("fromkeys"), b"K\x01s", b"b"
-        ),  # state for a class
-        opcodes(
-            b"ctorch._utils\n_rebuild_parameter\n", b"}", short("call"), b"K\x01s", b"b"
-        ),  # for a function
+        opcodes(b"ccollections\nOrderedDict\n", b"}", short("fromkeys"), b"K\x01s", b"b"),  # state for a class
+        opcodes(b"ctorch._utils\n_rebuild_parameter\n", b"}", short("call"), b"K\x01s", b"b"),  # for a function
         opcodes(b"cdnnlib.util\nEasyDict\n", b")\x81", b"K\x01K\x02\x86K\x03\x86K\x00s"),  # a tuple as a key
         opcodes(b"cbuiltins\nset\n", b"]K\x01K\x02\x86a\x85R"),
         opcodes(REDUCE_DICT, b"]\x85R"),
@@ -121,9 +117,7 @@ def storage_blob(count: int, data: bytes, dtype: str = "FloatStorage") -> bytes:
 def tensor_pickle(blob: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> bytes:
     storage = Calls(torch.storage._load_from_bytes, blob)
     return pickle.dumps(
-        Calls(
-            torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, collections.OrderedDict()
-        )
+        Calls(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, collections.OrderedDict())
     )
 
 

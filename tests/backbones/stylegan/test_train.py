@@ -119,3 +119,30 @@ def test_a_batch_that_does_not_fit_the_groups_is_refused():
 
     with pytest.raises(UserError, match="multiple of 4"):
         Trainer(replace(TINY, batch=6), pictures(), seed=0, accelerator=Accelerator(cpu=True))
+
+
+def test_a_pretrained_and_anchored_training_resumes_exactly_too(tmp_path, monkeypatch):
+    """With the autoencoder's start, the head start and the anchor; the encoder is read back, not trained again."""
+    from dataclasses import replace
+
+    from backbones.stylegan import pretrain
+
+    monkeypatch.setattr(pretrain, "fit_mapping", lambda *_, **__: 0.0)
+    channels = (6, 4, 4, 4)
+    recipe = replace(
+        TINY,
+        generator=GeneratorConfig(32, channels, w_dim=4, z_dim=4, mapping_layers=2),
+        discriminator=DiscriminatorConfig(32, channels),
+        pretraining=2,
+        head_start=1,
+        anchor=1.0,
+        anchored=2,
+    )
+    data = pictures(size=32)
+    whole = train(settings(tmp_path, "whole", 4), recipe, data)
+    train(settings(tmp_path, "halves", 2), recipe, data)
+    resumed = train(settings(tmp_path, "halves", 4), recipe, data)
+    for name, value in whole.generator.state_dict().items():
+        assert torch.equal(value, resumed.generator.state_dict()[name]), name
+    plain = train(settings(tmp_path, "plain", 4), replace(recipe, anchor=0.0), data)
+    assert not torch.equal(plain.generator.synthesis.b4.const, whole.generator.synthesis.b4.const)

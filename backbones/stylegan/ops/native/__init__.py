@@ -6,7 +6,13 @@ if they are not in the cache; from then on `backbones.stylegan.ops.dispatch` use
 take. Without a compiler `load` raises UserError, and everything runs in torch.
 """
 
-from backbones.stylegan.ops.native.functions import affine_lrelu, bias_act, filtered_lrelu, modulated_epilogue, upfirdn2d
+from backbones.stylegan.ops.native.functions import (
+    affine_lrelu,
+    bias_act,
+    filtered_lrelu,
+    modulated_epilogue,
+    upfirdn2d,
+)
 from backbones.stylegan.ops.native.loading import disabled, load, loaded, ready
 
 __all__ = [
