@@ -38,7 +38,6 @@ DISCRIMINATOR_CHANNELS = (128, 128, 64, 32, 16)
 class Recipe:
     """Settings of one training.
 
-    generator_rate: learning rate of the generator where it differs.
     r1_gamma: None takes 0.0002 resolution^2 / batch (the official heuristic). Intervals are in steps;
     0 switches the regulariser off. half_life: of the averaged generator, in pictures.
     pretraining: steps of the autoencoder that the synthesis network starts as (see `pretrain`); 0: none.
@@ -55,7 +54,6 @@ class Recipe:
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS))
     batch: int = DEFAULT_BATCH
     learning_rate: float = 0.0025
-    generator_rate: float | None = None
     r1_gamma: float | None = None
     r1_interval: int = 16
     path_weight: float = 2.0
@@ -134,7 +132,7 @@ class Trainer:
             self.discriminator,
             _adam(
                 self.generator,
-                recipe.generator_rate or recipe.learning_rate,
+                recipe.learning_rate,
                 recipe.path_interval if recipe.path_weight else 0,
             ),
             _adam(self.discriminator, recipe.learning_rate, recipe.r1_interval),
@@ -264,8 +262,7 @@ def build(settings: BuildSettings) -> None:
     recipe = Recipe(
         batch=settings.pick_batch(DEFAULT_BATCH),
         learning_rate=0.001,
-        generator_rate=0.0005,
-        r1_gamma=2.0,
+        r1_gamma=5.0,
         pretraining=6000,
         head_start=200,
         anchor=5.0,
