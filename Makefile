@@ -15,7 +15,7 @@ PERSON ?= person-03
 DEMO_RUNS ?= avatars/stylegan2:pti,avatars/stable-diffusion:category,avatars/stable-diffusion:textual-inversion,avatars/emu3:two-stage
 CODE := unified backbones inversion editing tests
 
-.PHONY: help install demo test test-fast lint notebooks clean
+.PHONY: help install demo test test-fast lint notebooks kernels clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-fast   the tests that take seconds"
 	@echo "make lint        ruff and mypy"
 	@echo "make notebooks   run the notebooks"
+	@echo "make kernels     compile the native StyleGAN kernels"
 
 install: $(STAMP)
 
@@ -56,6 +57,9 @@ lint: $(STAMP)
 
 notebooks: $(STAMP)
 	OMP_NUM_THREADS=2 $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks
+
+kernels: $(STAMP)
+	$(RUN) -m backbones.stylegan.ops.native
 
 clean:
 	rm -rf build out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,8 +12,9 @@
 namespace unified {
 namespace {
 
-constexpr int kTile = 32;  // outputs of a block: kTile x kTile
+constexpr int kTile = 32;  // outputs of a block: at most kTile x kTile
 constexpr int kOutputs = kTile * kTile / kThreads;  // of a thread
+constexpr size_t kShared = 96 * 1024;  // bytes of shared memory from which on tiles are made smaller
 
 // One axis of a resampling. `lines`: [terms][taps] in device memory; reversed: read backwards.
 template <class Acc>
@@ -87,34 +88,40 @@ __device__ void upsample(
   __syncthreads();
 }
 
+// Sizes of one block's work: of its tile of the result and the areas of the other signals that it depends on.
+struct Tiles {
+  int tile = 0, tiles_x = 0, tiles_y = 0, high_height = 0, high_width = 0, low_height = 0, low_width = 0;
+  int tangent_height = 0, tangent_width = 0, low_size = 0, half_size = 0;
+};
+
 // Mode 0: D phi(U (x + b)); else to (phi' * from v), phi' at U (x + b).
 template <class T, bool Gated>
 __global__ void __launch_bounds__(kThreads) filtered_kernel(
     const T* x, const T* v, const Accumulator<T>* bias, T* y, Strides x_strides, Strides v_strides, Strides y_strides,
-    Filter<Accumulator<T>> first, Filter<Accumulator<T>> from, Filter<Accumulator<T>> to, int channels, int tiles_x,
-    int tiles_y, int high_height, int high_width, int low_height, int low_width, int low_size, int half_size,
-    int tangent_height, int tangent_width, Accumulator<T> slope, Accumulator<T> limit) {
+    Filter<Accumulator<T>> first, Filter<Accumulator<T>> from, Filter<Accumulator<T>> to, int channels, Tiles t,
+    Accumulator<T> slope, Accumulator<T> limit) {
   using Acc = Accumulator<T>;
+  const int tile = t.tile, high_height = t.high_height, high_width = t.high_width;
   Acc* const low = reinterpret_cast<Acc*>(shared_memory());
-  Acc* const half = low + low_size;
-  Acc* const high = half + half_size;
+  Acc* const half = low + t.low_size;
+  Acc* const high = half + t.half_size;
   Acc* const tangent = high + high_height * high_width;
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t plane = blockIdx.x / (tiles_x * tiles_y);
-  const int index = static_cast<int>(blockIdx.x % (tiles_x * tiles_y));
+  const int64_t plane = blockIdx.x / (t.tiles_x * t.tiles_y);
+  const int index = static_cast<int>(blockIdx.x % (t.tiles_x * t.tiles_y));
   const int64_t n = plane / channels, c = plane % channels;
-  const int out_x = index % tiles_x * kTile, out_y = index / tiles_x * kTile;
+  const int out_x = index % t.tiles_x * tile, out_y = index / t.tiles_x * tile;
   const Area area{
       out_y * to.rows.rate + to.rows.shift - to.rows.taps + 1,
       out_x * to.columns.rate + to.columns.shift - to.columns.taps + 1, high_height, high_width};
 
   upsample(
-      x + n * x_strides.picture + c * x_strides.channel, x_strides, bias ? bias[c] : Acc(0), first, area, low_height,
-      low_width, low, half, high);
+      x + n * x_strides.picture + c * x_strides.channel, x_strides, bias ? bias[c] : Acc(0), first, area, t.low_height,
+      t.low_width, low, half, high);
   if (Gated) {
     upsample(
-        v + n * v_strides.picture + c * v_strides.channel, v_strides, Acc(0), from, area, tangent_height,
-        tangent_width, low, half, tangent);
+        v + n * v_strides.picture + c * v_strides.channel, v_strides, Acc(0), from, area, t.tangent_height,
+        t.tangent_width, low, half, tangent);
   }
   for (int i = thread; i < high_height * high_width; i += kThreads) {
     const Acc value = high[i], factor = value > 0 ? Acc(1) : slope, z = value * factor;
@@ -125,25 +132,26 @@ __global__ void __launch_bounds__(kThreads) filtered_kernel(
   Acc sum[kOutputs] = {};
   for (int k = 0; k < to.terms; ++k) {
     __syncthreads();
-    for (int i = thread; i < high_height * kTile; i += kThreads) {
-      const Acc* const row = high + i / kTile * high_width + i % kTile * to.columns.rate;
+    for (int i = thread; i < high_height * tile; i += kThreads) {
+      const Acc* const row = high + i / tile * high_width + i % tile * to.columns.rate;
       Acc value = 0;
-      for (int t = 0; t < to.columns.taps; ++t) value += to.columns.weight(k, to.columns.taps - 1 - t) * row[t];
+      for (int j = 0; j < to.columns.taps; ++j) value += to.columns.weight(k, to.columns.taps - 1 - j) * row[j];
       half[i] = value;
     }
     __syncthreads();
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
       const int i = thread + o * kThreads;
-      const Acc* const column = half + i / kTile * to.rows.rate * kTile + i % kTile;
-      for (int t = 0; t < to.rows.taps; ++t) sum[o] += to.rows.weight(k, to.rows.taps - 1 - t) * column[t * kTile];
+      if (i >= tile * tile) break;
+      const Acc* const column = half + i / tile * to.rows.rate * tile + i % tile;
+      for (int j = 0; j < to.rows.taps; ++j) sum[o] += to.rows.weight(k, to.rows.taps - 1 - j) * column[j * tile];
     }
   }
   T* const out = y + n * y_strides.picture + c * y_strides.channel;
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o) {
-    const int i = thread + o * kThreads, row = out_y + i / kTile, column = out_x + i % kTile;
-    if (row < to.rows.out && column < to.columns.out) {
+    const int i = thread + o * kThreads, row = out_y + i / tile, column = out_x + i % tile;
+    if (i < tile * tile && row < to.rows.out && column < to.columns.out) {
       out[row * y_strides.row + column * y_strides.column] = static_cast<T>(sum[o]);
     }
   }
@@ -193,19 +201,29 @@ Tensor run(
   }
   if (y.numel() == 0) return y;
 
-  const int high_height = (kTile - 1) * to.rows.rate + to.rows.taps;
-  const int high_width = (kTile - 1) * to.columns.rate + to.columns.taps;
-  const int low_height = up_count(high_height, maps.first.rows.taps, maps.first.rows.rate);
-  const int low_width = up_count(high_width, maps.first.columns.taps, maps.first.columns.rate);
-  const int tangent_height = v ? up_count(high_height, from.rows.taps, from.rows.rate) : 0;
-  const int tangent_width = v ? up_count(high_width, from.columns.taps, from.columns.rate) : 0;
-  const int low_size = std::max(low_height * low_width, tangent_height * tangent_width);
-  const int half_size = std::max({low_height * high_width, tangent_height * high_width, high_height * kTile});
-  const size_t shared = (static_cast<size_t>(low_size) + half_size + (v ? 2 : 1) * high_height * high_width) * sizeof(Acc);
+  const auto tiles_of = [&](int tile) {
+    const Axis<Acc>&rows = to.rows, &columns = to.columns;
+    Tiles t;
+    t.tile = tile;
+    t.high_height = (tile - 1) * rows.rate + rows.taps, t.high_width = (tile - 1) * columns.rate + columns.taps;
+    t.low_height = up_count(t.high_height, maps.first.rows.taps, maps.first.rows.rate);
+    t.low_width = up_count(t.high_width, maps.first.columns.taps, maps.first.columns.rate);
+    t.tangent_height = v ? up_count(t.high_height, from.rows.taps, from.rows.rate) : 0;
+    t.tangent_width = v ? up_count(t.high_width, from.columns.taps, from.columns.rate) : 0;
+    t.low_size = std::max(t.low_height * t.low_width, t.tangent_height * t.tangent_width);
+    t.half_size = std::max({t.low_height * t.high_width, t.tangent_height * t.high_width, t.high_height * tile});
+    return t;
+  };
+  Tiles t = tiles_of(kTile);
+  const auto bytes = [&] {
+    return (static_cast<size_t>(t.low_size) + t.half_size + (v ? 2 : 1) * t.high_height * t.high_width) * sizeof(Acc);
+  };
+  while (bytes() > kShared && t.tile > 4) t = tiles_of(t.tile / 2);
+  const size_t shared = bytes();
   STD_TORCH_CHECK(shared <= 160 * 1024, "filtered_lrelu: the filters are too large for the CUDA kernel");
-  const int tiles_x = static_cast<int>(ceil_div(to.columns.out, kTile));
-  const int tiles_y = static_cast<int>(ceil_div(to.rows.out, kTile));
-  const int64_t blocks = count * channels * tiles_x * tiles_y;
+  t.tiles_x = static_cast<int>(ceil_div(to.columns.out, t.tile));
+  t.tiles_y = static_cast<int>(ceil_div(to.rows.out, t.tile));
+  const int64_t blocks = count * channels * t.tiles_x * t.tiles_y;
   STD_TORCH_CHECK(blocks < (int64_t{1} << 31), "filtered_lrelu: the batch is too large");
 
   const T* const in = static_cast<const T*>(x.const_data_ptr());
@@ -221,13 +239,11 @@ Tensor run(
   if (v) {
     UNIFIED_LAUNCH(
         (filtered_kernel<T, true>), grid, dim3(kThreads), shared, x, in, tangent, b, out, x_strides, v_strides,
-        y_strides, first, before, after, channel_count, tiles_x, tiles_y, high_height, high_width, low_height,
-        low_width, low_size, half_size, tangent_height, tangent_width, low, limit);
+        y_strides, first, before, after, channel_count, t, low, limit);
   } else {
     UNIFIED_LAUNCH(
         (filtered_kernel<T, false>), grid, dim3(kThreads), shared, x, in, tangent, b, out, x_strides, v_strides,
-        y_strides, first, before, after, channel_count, tiles_x, tiles_y, high_height, high_width, low_height,
-        low_width, low_size, half_size, tangent_height, tangent_width, low, limit);
+        y_strides, first, before, after, channel_count, t, low, limit);
   }
   return y;
 }

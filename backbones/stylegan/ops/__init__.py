@@ -1,8 +1,12 @@
-"""The operations of StyleGAN2 as plain, differentiable torch: the specification of any faster version."""
+"""The operations of the StyleGAN networks.
 
-from backbones.stylegan.ops.bias_act import bias_act
+The functions in the modules here are plain, differentiable torch: the specification. What is exported runs on the
+native kernels of `native` where those are loaded and take the tensor, else on the torch functions.
+"""
+
+from backbones.stylegan.ops.dispatch import bias_act, downsample2d, modulated_epilogue, upfirdn2d, upsample2d
 from backbones.stylegan.ops.modulated_conv import demodulation, modulated_conv2d
-from backbones.stylegan.ops.upfirdn2d import downsample2d, make_filter, upfirdn2d, upsample2d
+from backbones.stylegan.ops.upfirdn2d import make_filter
 
 __all__ = [
     "bias_act",
@@ -10,6 +14,7 @@ __all__ = [
     "downsample2d",
     "make_filter",
     "modulated_conv2d",
+    "modulated_epilogue",
     "upfirdn2d",
     "upsample2d",
 ]

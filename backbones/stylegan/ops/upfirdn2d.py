@@ -65,9 +65,7 @@ def upfirdn2d(
 def upsample2d(x: Tensor, filter: Tensor, *, factor: int = 2, gain: float = 1.0) -> Tensor:
     """[N, C, H, W] -> [N, C, factor H, factor W]; the filter (sum 1) keeps the signal's level."""
     padding = tuple(
-        pad
-        for size in (filter.shape[1], filter.shape[0])
-        for pad in ((size + factor - 1) // 2, (size - factor) // 2)
+        pad for size in (filter.shape[1], filter.shape[0]) for pad in ((size + factor - 1) // 2, (size - factor) // 2)
     )
     return upfirdn2d(x, filter, up=factor, padding=padding, gain=gain * factor**2)  # type: ignore[arg-type]
 
@@ -75,8 +73,6 @@ def upsample2d(x: Tensor, filter: Tensor, *, factor: int = 2, gain: float = 1.0)
 def downsample2d(x: Tensor, filter: Tensor, *, factor: int = 2, gain: float = 1.0) -> Tensor:
     """[N, C, H, W] -> [N, C, H / factor, W / factor]."""
     padding = tuple(
-        pad
-        for size in (filter.shape[1], filter.shape[0])
-        for pad in ((size - factor + 1) // 2, (size - factor) // 2)
+        pad for size in (filter.shape[1], filter.shape[0]) for pad in ((size - factor + 1) // 2, (size - factor) // 2)
     )
     return upfirdn2d(x, filter, down=factor, padding=padding, gain=gain)  # type: ignore[arg-type]

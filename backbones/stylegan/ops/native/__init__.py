@@ -13,7 +13,7 @@ from backbones.stylegan.ops.native.functions import (
     modulated_epilogue,
     upfirdn2d,
 )
-from backbones.stylegan.ops.native.loading import disabled, load, loaded, ready
+from backbones.stylegan.ops.native.loading import disabled, load, loaded, ready, unload
 
 __all__ = [
     "affine_lrelu",
@@ -24,5 +24,6 @@ __all__ = [
     "loaded",
     "modulated_epilogue",
     "ready",
+    "unload",
     "upfirdn2d",
 ]

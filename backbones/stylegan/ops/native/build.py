@@ -1,4 +1,4 @@
-"""Compiles the kernels in csrc/ into the cache folder: `python -m backbones.stylegan.ops.native.build`.
+"""Compiles the kernels in csrc/ into the cache folder: `python -m backbones.stylegan.ops.native`.
 
 A library's name holds a hash of its sources, the torch version, the compiler and what the processor can do, so a
 library that is found is one that fits. Several processes may ask at once: one builds, the others wait. The lock
@@ -7,13 +7,12 @@ is held by an open file and goes with the process that holds it, however that en
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +24,8 @@ import torch
 
 from unified.errors import UserError
 
-Target = Literal["cpu", "cuda"]
-TARGETS: tuple[Target, ...] = ("cpu", "cuda")
+Target = Literal["cpu", "cuda", "emulated"]  # "emulated": the CUDA kernels run on the CPU, for tests
+TARGETS: tuple[Target, ...] = ("cpu", "cuda", "emulated")
 
 SOURCES = Path(__file__).resolve().parents[4] / "csrc"
 STABLE_ABI = "0x020b000000000000"  # torch 2.11
@@ -57,14 +56,18 @@ def cache_folder() -> Path:
 
 def plan(target: Target) -> Plan:
     """Raises UserError where the sources or a compiler are missing."""
+    folders = {"cpu": ("cpu",), "cuda": ("cuda",), "emulated": ("cuda", "emulation")}[target]
     suffix = ".cpp" if target == "cpu" else ".cu"
-    sources = tuple(sorted((SOURCES / target).glob(f"*{suffix}")))
+    sources = tuple(sorted((SOURCES / folders[0]).glob(f"*{suffix}")))
     if not sources:
         raise UserError(
             f"The kernels' sources are not in {SOURCES}: this installation has none. "
             "Install from a checkout of the repository; without kernels everything runs in plain torch."
         )
-    compiler, flags, fingerprint = _cpu_compiler() if target == "cpu" else _cuda_compiler()
+    compiler, flags, fingerprint = _cuda_compiler() if target == "cuda" else _cpu_compiler()
+    if target == "emulated":
+        namespace = "-DUNIFIED_NAMESPACE=unified_stylegan_emulated"
+        flags = (*flags, "-O1", "-Wno-unknown-pragmas", "-DUNIFIED_EMULATE", namespace, "-x", "c++")
     include = Path(torch.__file__).parent / "include"
     flags = (*flags, f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "-isystem", str(include))
     library = Path(torch.__file__).parent / "lib"
@@ -75,7 +78,7 @@ def plan(target: Target) -> Plan:
     digest = hashlib.sha256()
     for part in (torch.__version__, compiler, *flags, *link_flags, fingerprint):
         digest.update(part.encode() + b"\0")
-    for path in sorted(p for p in SOURCES.rglob("*") if p.is_file()):
+    for path in sorted([*SOURCES.glob("*.h"), *(p for folder in folders for p in (SOURCES / folder).iterdir())]):
         digest.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes())
     return Plan(target, sources, compiler, flags, link_flags, digest.hexdigest()[:20])
 
@@ -163,7 +166,8 @@ def _cuda_compiler() -> tuple[str, tuple[str, ...], str]:
     compiler = compiler or shutil.which("nvcc")
     if compiler is None:
         raise UserError(
-            "No nvcc was found; install the CUDA toolkit or set CUDA_HOME. Without kernels everything runs in plain torch."
+            "No nvcc was found; install the CUDA toolkit or set CUDA_HOME. "
+            "Without kernels everything runs in plain torch."
         )
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     newest = ARCHITECTURES[-1]
@@ -180,29 +184,8 @@ def _cuda_compiler() -> tuple[str, tuple[str, ...], str]:
 
 
 def _shell(*words: str) -> str:
-    import shlex
-
     return " ".join(shlex.quote(word).replace("$", "$$") for word in words)
 
 
 def _ninja(path: str) -> str:
     return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Build the native kernels of the StyleGAN networks.")
-    parser.add_argument("targets", nargs="*", choices=(*TARGETS, []), help="default: cpu, and cuda if nvcc is there")
-    parser.add_argument("--jobs", type=int, default=None, help="compilers at a time; default: all cores")
-    arguments = parser.parse_args()
-    targets: list[Target] = arguments.targets or ["cpu", *(["cuda"] if shutil.which("nvcc") else [])]  # type: ignore[list-item]
-    try:
-        for target in targets:
-            print(f"{target}: {build(target, jobs=arguments.jobs)}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ _DTYPES = {
 _loaded: dict[str, Path | None] = {}  # device type -> library, or None after a first attempt that failed
 
 
-def load(device: build.Target = "cpu", *, compile: bool = True, jobs: int | None = None) -> bool:
+def load(device: Literal["cpu", "cuda"] = "cpu", *, compile: bool = True, jobs: int | None = None) -> bool:
     """Load the kernels for "cpu" or "cuda" tensors. True if they are loaded now.
 
     compile: build them if the cache does not have them (a minute or two); else only what is there is used.
@@ -58,6 +59,11 @@ def ready(x: Tensor) -> bool:
             _loaded["cuda"] = None
             warnings.warn(f"{error} The StyleGAN operations run in plain torch.", stacklevel=2)
     return _loaded.get(device) is not None and x.dtype in _DTYPES[device]
+
+
+def unload(device: str) -> None:
+    """Run in torch again. The library stays in the process; `load` takes it up at once."""
+    _loaded.pop(device, None)
 
 
 @contextmanager

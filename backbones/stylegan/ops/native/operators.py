@@ -58,9 +58,7 @@ def _register_fake(name: str) -> Any:
 
 
 def _register_autograd(name: str, backward: Any, setup_context: Any) -> None:
-    torch.library.register_autograd(
-        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_library
-    )
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_library)
 
 
 # upfirdn2d
@@ -167,9 +165,7 @@ def _affine_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Te
     ctx.set_materialize_grads(True)
 
 
-def _affine_backward_backward(
-    ctx: Any, v: Tensor, v_sums: Tensor, v_products: Tensor
-) -> tuple[Tensor | None, ...]:
+def _affine_backward_backward(ctx: Any, v: Tensor, v_sums: Tensor, v_products: Tensor) -> tuple[Tensor | None, ...]:
     grad, y, x, scale = ctx.saved_tensors
     shape = (*y.shape[:2], *[1] * (y.ndim - 2))
     # The transpose of g -> (phi' g scale, sums, products), then the derivatives of that by scale and x.
@@ -244,9 +240,7 @@ def _filtered_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 def _filtered_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, bias, *filters = ctx.saved_tensors
-    gx = _ops.filtered_lrelu_gated(
-        grad, x, bias, *filters, ctx.up, ctx.down, ctx.padding, ctx.slope, ctx.clamp, True
-    )
+    gx = _ops.filtered_lrelu_gated(grad, x, bias, *filters, ctx.up, ctx.down, ctx.padding, ctx.slope, ctx.clamp, True)
     g_bias = gx.sum((0, 2, 3), dtype=bias.dtype) if bias is not None and ctx.needs_input_grad[1] else None
     return gx, g_bias, *[None] * 9
 
