@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from editing.latent.names import aliases
 from editing.styles import gan_of
 from unified.contract.backbone import Backbone
 from unified.errors import UserError
-from unified.files import write_file
+from unified.files import cache_folder, write_file
 from unified.zoo.registry import WEIGHTS
 
 FORMAT = 1
@@ -210,9 +209,7 @@ def load_directions(path: str | Path, backbone: Backbone) -> Directions:
 
 def user_file(fingerprint: str) -> Path:
     """Where the directions of a generator that is not embedded lie: in UNIFIED_CACHE or ~/.cache/unified."""
-    root = os.environ.get("UNIFIED_CACHE")
-    folder = Path(root) if root else Path.home() / ".cache" / "unified"
-    return folder / "directions" / f"{fingerprint}.safetensors"
+    return cache_folder() / "directions" / f"{fingerprint}.safetensors"
 
 
 def direction_file(fingerprint: str) -> Path | None:

@@ -11,6 +11,12 @@ from pathlib import Path
 from unified.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again lies: UNIFIED_CACHE, or ~/.cache/unified."""
+    root = os.environ.get("UNIFIED_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "unified"
+
+
 def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` to `path`, making its folder if needed; see :func:`write_files`."""
     return write_files({path: data})[0]

@@ -7,8 +7,8 @@ have to undo that mismatch.
 from inversion.methods.optimize import Optimize, Stop
 from inversion.objectives.error import Error
 from inversion.objectives.perceptual import Perceptual
+from inversion.recipes.projector import PIVOT
 from inversion.spaces.parameter import Weights
-from inversion.spaces.style import NoiseMaps, W
 from unified.contract.kinds import Evidence
 from unified.contract.recipe import Recipe, Stage, recipes
 
@@ -17,18 +17,7 @@ recipes.register(
     Recipe(
         name="pti",
         stages=(
-            Stage(
-                (W(exploration=0.05),),
-                Optimize(
-                    steps=300,
-                    lr=0.1,
-                    schedule="projector",
-                    objectives=(Perceptual(),),
-                    evidence=Evidence.RENDER,
-                    keep="last",
-                ),
-                also=(NoiseMaps(),),
-            ),
+            PIVOT,
             Stage(
                 (Weights(paths=r"^synthesis\."),),
                 Optimize(

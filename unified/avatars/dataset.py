@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unified import files
 from unified.avatars.attributes import ATTRIBUTES, Person, decode, draw_varying, encode
 from unified.avatars.people import TRAIN_PEOPLE, VALIDATION_PEOPLE, train_people, validation_people
 from unified.avatars.render import render_with_mask
@@ -58,8 +59,7 @@ class AvatarSet:
 
 def cache_folder() -> Path:
     """Where the data of this version lies."""
-    root = os.environ.get("UNIFIED_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "unified") / "avatars" / VERSION
+    return files.cache_folder() / "avatars" / VERSION
 
 
 def load(split: str, *, folder: Path | None = None) -> AvatarSet:

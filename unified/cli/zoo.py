@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +70,7 @@ def build(
 
     Example: unified zoo build avatars/identity --minutes 10
     """
+    from unified.files import cache_folder
     from unified.zoo.registry import zoo
     from unified.zoo.training import BuildSettings
 
@@ -80,10 +80,9 @@ def build(
         raise UserError(
             f"{name} is trained with {', '.join(absent)}, which is not here: run `unified zoo build {absent[0]}` first."
         )
-    cache = Path(os.environ.get("UNIFIED_CACHE") or Path.home() / ".cache" / "unified")
     settings = BuildSettings(
         out=output or model.path,
-        work=work or cache / "training" / model.folder,
+        work=work or cache_folder() / "training" / model.folder,
         steps=steps,
         batch=batch,
         minutes=minutes,

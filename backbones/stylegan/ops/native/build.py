@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 
+from unified import files
 from unified.errors import UserError
 
 Target = Literal["cpu", "cuda", "emulated"]  # "emulated": the CUDA kernels run on the CPU, for tests
@@ -50,8 +51,7 @@ class Plan:
 
 def cache_folder() -> Path:
     """UNIFIED_CACHE or ~/.cache/unified, then kernels."""
-    root = os.environ.get("UNIFIED_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "unified") / "kernels"
+    return files.cache_folder() / "kernels"
 
 
 def plan(target: Target) -> Plan:
