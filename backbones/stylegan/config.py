@@ -27,7 +27,23 @@ def sizes(resolution: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _Config:
+class StoredConfig:
+    """A configuration that is stored in a file as plain JSON values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the inverse of :meth:`from_dict`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
+
+
+@dataclass(frozen=True)
+class _Config(StoredConfig):
     resolution: int
     channels: tuple[int, ...]
 
@@ -46,17 +62,6 @@ class _Config:
 
     def channels_at(self, size: int) -> int:
         return self.channels[size.bit_length() - 3]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the inverse of :meth:`from_dict`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
 
 
 @dataclass(frozen=True)

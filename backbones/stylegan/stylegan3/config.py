@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from backbones.stylegan.config import StoredConfig
 from unified.errors import UserError
 
 
 @dataclass(frozen=True)
-class AliasFreeConfig:
+class AliasFreeConfig(StoredConfig):
     """A StyleGAN3 generator (Karras et al. 2021): configuration T by default, R with `kernel_size=1` and
     `radial_filters=True`.
 
@@ -83,17 +84,6 @@ class AliasFreeConfig:
     def num_ws(self) -> int:
         """Style inputs of the synthesis network: the input layer's, one per layer, the RGB layer's."""
         return len(self.channels) + 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the inverse of :meth:`from_dict`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"The network configuration {dict(values)} does not fit {cls.__name__}: {error}.") from None
 
 
 def is_alias_free(tensors: Mapping[str, Tensor]) -> bool:
