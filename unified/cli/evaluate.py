@@ -14,7 +14,7 @@ from unified.cli.options import console, remarks
 from unified.errors import UserError
 
 if TYPE_CHECKING:
-    from unified.evaluation.avatarbench import Judges, PersonScores
+    from unified.evaluation.avatarbench import Judges
 
 app = typer.Typer(
     help="Measure embedded models and recipes on the avatars.", no_args_is_help=True, rich_markup_mode="rich"
@@ -44,7 +44,9 @@ def avatarbench(
         ),
     ],
     people: Annotated[int, typer.Option(help="How many of the 30 held-out people.", min=2, max=30)] = 30,
-    prompts: Annotated[int, typer.Option(help="Prompts per person, of 25.", min=1, max=25)] = 5,
+    prompts: Annotated[int, typer.Option(help="Prompts per person, of 25; 0: reconstruction only.", min=0, max=25)] = 5,
+    pictures: Annotated[int, typer.Option(help="Pictures of each person that are inverted, of 5.", min=1, max=5)] = 5,
+    together: Annotated[int, typer.Option(help="People inverted in one batch, where the recipe can.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same numbers.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the results; finished ones are kept.")
@@ -56,8 +58,9 @@ def avatarbench(
     """
     import unified
     from unified.avatars import benchmark
-    from unified.evaluation.avatarbench import PersonScores, evaluate_person, summarise
+    from unified.evaluation.avatarbench import PersonScores, evaluate_people, summarise
     from unified.files import write_file
+    from unified.progress import Bar
 
     chosen = benchmark.load()[:people]
     judged = judges()
@@ -67,22 +70,26 @@ def avatarbench(
         if not colon:
             raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
         backbone = unified.load(model)
-        scores: list[PersonScores] = []
-        for person in chosen:
-            key = f"{run} {person.name} {prompts} {seed} {backbone.fingerprint}"
-            path = (
-                output
-                / f"{run.replace('/', '-').replace(':', '-')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
-            )
-            if path.exists():
-                scores.append(PersonScores(person.name, json.loads(path.read_text(encoding="utf-8"))))
-                continue
-            scored = evaluate_person(
-                backbone, "" if recipe == "category" else recipe, person, judged, prompts=prompts, seed=seed
-            )
-            write_file(path, json.dumps(scored.values, indent=1).encode())
-            scores.append(scored)
-            remarks.print(f"{run} {person.name} " + " ".join(f"{k} {v:.3f}" for k, v in scored.values.items()))
+        stem = run.replace("/", "-").replace(":", "-")
+        settings = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
+        folder = output / f"{stem}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+        missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
+        for start in range(0, len(missing), together):
+            for scored in evaluate_people(
+                backbone,
+                "" if recipe == "category" else recipe,
+                missing[start : start + together],
+                judged,
+                prompts=prompts,
+                pictures=pictures,
+                seed=seed,
+                progress=Bar(),
+            ):
+                write_file(folder / f"{scored.person}.json", json.dumps(scored.values, indent=1).encode())
+                remarks.print(f"{run} {scored.person} " + " ".join(f"{k} {v:.3f}" for k, v in scored.values.items()))
+        scores = [
+            PersonScores(p.name, json.loads((folder / f"{p.name}.json").read_text(encoding="utf-8"))) for p in chosen
+        ]
         rows.append((run, summarise(scores)))
     columns = sorted({column for _, summary in rows for column in summary})
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -93,7 +100,8 @@ def avatarbench(
         table.add_row(run, *(str(summary[c]) if c in summary else "–" for c in columns))
     console.print(table)
     console.print(
-        f"{len(chosen)} people, {prompts} prompts each; identity: avatars/identity, attribute: avatars/attributes,"
+        f"{len(chosen)} people, {pictures} pictures and {prompts} prompts each; identity: avatars/identity,"
+        " attribute: avatars/attributes,"
         " clip-i and clip-t: avatars/clip, lpips-alex: LPIPS v0.1. Mean [95 % bootstrap interval over people].",
         markup=False,
     )

@@ -16,9 +16,10 @@ from torch import Tensor
 from unified.avatars.benchmark import Person, Prompt
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
-from unified.contract.recipe import check, recipes
+from unified.contract.progress import Progress, Silent
+from unified.contract.recipe import Recipe, check, recipes
 from unified.extractors.attributes import AttributeClassifier
-from unified.inversion import InvertSettings, invert
+from unified.inversion import InvertSettings, invert_many
 from unified.metrics.bootstrap import Interval, mean_interval
 from unified.metrics.lpips import embedded_lpips
 from unified.metrics.reconstruction import psnr, ssim
@@ -84,43 +85,71 @@ def score_reconstruction(images: Tensor, references: Tensor, judges: Judges) -> 
         }
 
 
-def evaluate_person(
+def evaluate_people(
     backbone: Backbone,
-    recipe: str,
-    person: Person,
+    recipe: str | Recipe,
+    people: Sequence[Person],
     judges: Judges,
     *,
     prompts: int = 5,
+    pictures: int = 5,
     seed: int = 0,
-    concept: Concept | None = None,
-) -> PersonScores:
-    """Invert the person's pictures with `recipe` and score; recipe "" is the category alone, not inverted."""
-    scores = PersonScores(person.name)
-    asked = pick_prompts(person, prompts)
-    name = "<me>"
-    if recipe and concept is None:
-        begin = time.monotonic()
-        reference = backbone.reference(person.images, name=name)
-        chosen = recipes.get(recipe)
+    progress: Progress | None = None,
+) -> list[PersonScores]:
+    """Invert the first `pictures` of each person with `recipe`, in one batch where the recipe allows it, and score.
+
+    recipe "" is the category alone, not inverted. prompts: how many are asked for; 0 leaves generation out.
+    seconds: of the inversion, its share for one person where several went through in one batch.
+    """
+    scores = [PersonScores(person.name) for person in people]
+    concepts: Sequence[Concept | None] = [None] * len(people)
+    if recipe:
+        chosen = recipe if isinstance(recipe, Recipe) else recipes.get(recipe)
         check(type(backbone), chosen, id=backbone.id)
-        concept = invert(backbone, reference, chosen, InvertSettings(seed=seed))
-        scores.values["seconds"] = time.monotonic() - begin
+        references = [backbone.reference(p.images[:pictures], name=f"<{p.name}>") for p in people]
+        begin = time.monotonic()
+        concepts = invert_many(backbone, references, chosen, InvertSettings(seed=seed, progress=progress or Silent()))
+        seconds = (time.monotonic() - begin) / len(people)
+        for each in scores:
+            each.values["seconds"] = seconds
+    for each, person, concept in zip(scores, people, concepts, strict=True):
+        each.values |= score_concept(backbone, concept, person, judges, prompts=prompts, pictures=pictures, seed=seed)
+    return scores
+
+
+def score_concept(
+    backbone: Backbone,
+    concept: Concept | None,
+    person: Person,
+    judges: Judges,
+    *,
+    prompts: int,
+    pictures: int,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What the concept (None: the category alone) gives back of the pictures, and makes of the prompts."""
+    found: dict[str, float] = {}
     if concept is not None and concept.pictures is not None:
-        scores.values |= score_reconstruction(backbone.generate(concept, output="pt"), person.images, judges)
+        rebuilt = backbone.generate(concept, output="pt", progress=Silent())
+        originals = backbone.reference(person.images[:pictures]).images
+        found |= score_reconstruction(rebuilt, originals, judges)
+    asked = pick_prompts(person, prompts)
+    if not asked:
+        return found
     begin = time.monotonic()
     drawn = [
         backbone.generate(
             concept,
-            prompt=prompt.text.replace("{}", name if concept is not None else f"a {backbone.category}"),
+            prompt=prompt.text.replace("{}", f"a {backbone.category}" if concept is None else concept.name),
             seed=seed,
             n=1,
             output="pt",
+            progress=Silent(),
         )
         for prompt in asked
     ]
-    scores.values["seconds-per-picture"] = (time.monotonic() - begin) / max(1, len(asked))
-    scores.values |= score_generation(drawn, person, asked, judges)
-    return scores
+    found["seconds-per-picture"] = (time.monotonic() - begin) / len(asked)
+    return found | score_generation(drawn, person, asked, judges)
 
 
 def summarise(scores: Sequence[PersonScores]) -> Mapping[str, Interval]:

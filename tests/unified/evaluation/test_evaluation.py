@@ -9,6 +9,7 @@ import torch
 
 from tests.tiny.families import tiny
 from unified.avatars import benchmark, captions
+from unified.contract.recipe import recipes
 from unified.evaluation import avatarbench, samples, text_to_image
 from unified.extractors import attributes, identity
 
@@ -75,11 +76,24 @@ def test_a_person_is_evaluated_end_to_end_on_a_random_generator() -> None:
     judges = avatarbench.Judges(identity.load().embed, attributes.load())
     before, backbone.category = backbone.category, "person"
     try:
-        alone = avatarbench.evaluate_person(backbone, "", person, judges, prompts=1)
+        [alone] = avatarbench.evaluate_people(backbone, "", [person], judges, prompts=1)
     finally:
         backbone.category = before
     assert {"identity", "attribute", "seconds-per-picture"} <= set(alone.values)
     assert "psnr" not in alone.values and "seconds" not in alone.values
+
+
+def test_people_inverted_together_score_as_alone() -> None:
+    people = benchmark.load()[:2]
+    backbone = tiny("stylegan")
+    judges = avatarbench.Judges(identity.load().embed, attributes.load())
+    short = recipes.get("image2stylegan").with_overrides(steps=2)
+    together = avatarbench.evaluate_people(backbone, short, people, judges, prompts=0, pictures=1)
+    alone = [avatarbench.evaluate_people(backbone, short, [p], judges, prompts=0, pictures=1)[0] for p in people]
+    assert [each.person for each in together] == [p.name for p in people]
+    for one, other in zip(together, alone, strict=True):
+        assert one.values["lpips-alex"] == pytest.approx(other.values["lpips-alex"], abs=1e-3)
+        assert "identity" not in one.values and one.values["seconds"] > 0
 
 
 def test_summary_keeps_columns_that_all_have() -> None:
