@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from unified.contract.concept import Concept
     from unified.contract.recipe import Recipe, Stage
     from unified.contract.reference import Reference
-    from unified.contract.target import Target
+    from unified.contract.target import Drag, Target
+    from unified.edits import Edit
     from unified.errors import UserError
     from unified.loading import load
 
@@ -32,6 +33,8 @@ _install_torchvision_guard()
 # Public name -> the module it lies in, imported at first use, so that the command line answers at once.
 _PUBLIC = {
     "Concept": "unified.contract.concept",
+    "Drag": "unified.contract.target",
+    "Edit": "unified.edits",
     "Recipe": "unified.contract.recipe",
     "Reference": "unified.contract.reference",
     "Report": "unified.comparison.report",
@@ -49,6 +52,8 @@ _PUBLIC = {
 
 __all__ = [
     "Concept",
+    "Drag",
+    "Edit",
     "Recipe",
     "Reference",
     "Report",

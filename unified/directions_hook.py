@@ -1,6 +1,7 @@
-"""Where edit directions come from: the package of editing methods registers its sources here.
+"""Where edit directions come from: the package of editing methods registers its sources and finders here.
 
-A source knows named directions of some backbones (such as "glasses=sunglasses"), for listings and help.
+A source knows named directions of some backbones (such as "glasses=sunglasses"), for listings and help; a
+finder is a method that finds directions of a backbone and stores them where a source knows them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,24 @@ class DirectionSource(Protocol):
         """Name of each direction of this backbone -> one line about it; empty if it knows none."""
         ...
 
-    def find(self, backbone: Backbone, *, progress: Progress) -> str | None:
-        """Find directions of this backbone and store them; one line on what was stored, or None if it cannot."""
+
+class DirectionFinder(Protocol):
+    """A method that finds directions. summary: one line with the citation."""
+
+    @property
+    def summary(self) -> str: ...
+
+    def find(self, backbone: Backbone, *, samples: int | None, progress: Progress) -> str:
+        """Find directions of this backbone and store them; one line on what was stored.
+
+        samples: how many random samples to look at; None: the method's own number. Raises UserError if it
+        cannot find any on this backbone.
+        """
         ...
 
 
 direction_sources: Registry[DirectionSource] = Registry("source of edit directions")
+direction_finders: Registry[DirectionFinder] = Registry("method that finds directions")
 
 
 def directions_of(backbone: Backbone) -> dict[str, str]:
@@ -35,7 +48,6 @@ def directions_of(backbone: Backbone) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def find_directions(backbone: Backbone, *, progress: Progress) -> list[str]:
-    """Let every source find what it can on `backbone`; one line for each that stored something."""
-    found = (source.find(backbone, progress=progress) for _, source in direction_sources)
-    return [line for line in found if line is not None]
+def find_directions(backbone: Backbone, method: str, *, samples: int | None = None, progress: Progress) -> str:
+    """Let one method find what it can on `backbone`; one line on what was stored. UserError if it cannot."""
+    return direction_finders.get(method).find(backbone, samples=samples, progress=progress)

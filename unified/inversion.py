@@ -6,12 +6,13 @@ import base64
 import dataclasses
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unified.concept_file import versions
 from unified.contract.backbone import Backbone
@@ -23,7 +24,7 @@ from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
 from unified.contract.recipe import Recipe, Stage, check, recipes
 from unified.contract.reference import Reference, join
-from unified.contract.space import parse_spaces
+from unified.contract.space import parse_spaces, space_of
 from unified.errors import UserError
 from unified.images import to_pil
 from unified.memory import PeakMemory
@@ -134,7 +135,7 @@ def invert_many(
             }
             for i, codes in zip(group, found, strict=True):
                 # Plain layout: a convolution rounds differently on other strides; loaded concepts have plain ones.
-                members[i].earlier += [code.map(lambda t: t.detach().contiguous()) for code in codes]
+                members[i].earlier += [code.map(_plain_layout) for code in codes]
                 logs[i].append(entry)
             interrupted = interrupted or bool(job.log.get("interrupted"))
             if interrupted:
@@ -146,7 +147,8 @@ def invert_many(
 
 def _check_reference(reference: Reference, recipe: Recipe) -> None:
     for need in sorted(recipe.requires):
-        if not getattr(reference, need):
+        value = getattr(reference, need)
+        if value is None or (isinstance(value, str) and not value):
             raise UserError(
                 f"The recipe {recipe.name!r} needs the pictures' {need}, and none was given: pass {need}=..."
             )
@@ -164,7 +166,10 @@ def _merge(members: Sequence[Member]) -> Member:
     earlier = []
     for parts in zip(*(m.earlier for m in members), strict=True):
         tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-        earlier.append(parts[0].with_tensors(tensors))
+        code = parts[0].with_tensors(tensors)
+        if "pictures" in code.meta:
+            code.meta["pictures"] = [entry for part in parts for entry in part.meta["pictures"]]
+        earlier.append(code)
     return Member(join([m.reference for m in members]), earlier, members[0].carrier)
 
 
@@ -194,7 +199,28 @@ def _concept(
         "versions": versions(),
         "thumbnail": thumbnail(member.reference),
     }
+    error = _measured(backbone, concept, member.reference)
+    if error:
+        concept.meta["error"] = {unit: list(values) for unit, values in error.items()}
     return concept
+
+
+def _measured(backbone: Backbone, concept: Concept, reference: Reference) -> Mapping[str, list[float]]:
+    """How far what the concept gives back is from the pictures, by unit, where its spaces promise them back."""
+    try:
+        with backbone.bound(concept) as view:
+            for code in reversed(concept.codes):
+                found = space_of(code).measure(view, code, reference)
+                if found:
+                    return found
+    except KeyboardInterrupt:
+        pass  # the concept is complete: it is kept, unmeasured
+    return {}
+
+
+def _plain_layout(value: Tensor) -> Tensor:
+    # Not contiguous(): that keeps the odd strides of axes of length one.
+    return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def thumbnail(reference: Reference) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from backbones.autoregressive.emu3 import Emu3
-from tests.tiny import autoregressive, diffusion, gan
+from tests.tiny import autoregressive, diffusion, gan, multimodal, var
 from unified.contract.backbone import Backbone
 from unified.contract.reference import Reference
 
@@ -24,6 +24,9 @@ FAMILIES: Mapping[str, Callable[..., Backbone]] = {
     "stable-diffusion": diffusion.stable_diffusion,
     "flux": diffusion.flux,
     "emu3": emu3,
+    "janus": multimodal.janus,
+    "chameleon": multimodal.chameleon,
+    "var": var.var,
 }
 
 

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unified.contract.attempt import Attempt
+from unified.contract.attention import Place
 from unified.contract.concept import Concept
 from unified.contract.kinds import Evidence, Kind
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.registry import Registry
-from unified.contract.target import Target
+from unified.contract.target import Drag, Target
 from unified.contract.text import Tokenizer
+from unified.edits import Edit, strengths_of
 from unified.errors import UserError
 
 if TYPE_CHECKING:
     from unified.contract.recipe import Recipe
     from unified.contract.view import View
     from unified.images import ImageInput
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Backbone(ABC):
     label: ClassVar[str]
     evidences: ClassVar[tuple[Evidence, ...]]  # the first one is the default
     explains_with: ClassVar[frozenset[Kind]] = frozenset()  # one of these kinds must be bound to explain a picture
+    lacking: ClassVar[Mapping[str, str]] = {}  # protocol -> why it is not there, where a user might expect it
     default_recipe: ClassVar[str]
     sampling: Sampling
 
@@ -56,6 +62,7 @@ class Backbone(ABC):
         self.components = dict(components)
         for module in self.components.values():
             module.eval().requires_grad_(False)
+        self._derived: dict[Hashable, Any] = {}
 
     @abstractmethod
     def attempt(
@@ -81,6 +88,14 @@ class Backbone(ABC):
                 digest.update(f"{component}/{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """`compute()`, done once and without gradient: for what follows from the weights alone (their SVD)."""
+        if key not in self._derived:
+            with torch.no_grad():
+                self._derived[key] = compute()
+        found: T = self._derived[key]
+        return found
 
     @contextmanager
     def bound(self, *concepts: Concept) -> Iterator[View]:
@@ -165,7 +180,10 @@ class Backbone(ABC):
         concepts: Concept | Sequence[Concept] | None = None,
         *,
         prompt: str = "",
-        edits: Mapping[str, float] | None = None,
+        source: str = "",
+        edits: Mapping[str, float] | Edit | None = None,
+        drags: Sequence[Drag] = (),
+        movable: Tensor | None = None,
         n: int | None = None,
         seed: int = 0,
         negative_prompt: str = "",
@@ -176,7 +194,11 @@ class Backbone(ABC):
     ) -> Any:
         """Make pictures with the concepts bound (or of the backbone alone).
 
-        prompt: text with the concepts' names. edits: named attribute edits, {"smile": 2.0}.
+        prompt: text with the concepts' names. source: text of the pictures as they are, for schemes that edit from
+        it to the prompt; default: what they were inverted with. edits: named attribute edits, {"smile": 2.0}, or an
+        `Edit`.
+        drags: points that shall move, Drag((x, y), (x, y)) in pixels. movable: [H, W] in 0..1, where the picture may
+        change by that.
         n: how many; None: one per picture of a per-picture concept, else one.
         sampling: settings of this backbone's sampler by name, such as {"steps": 30, "guidance": 4.0}.
         output: "pil" a list of PIL pictures; "pt" a tensor [n,3,H,W] in 0..1; "np" uint8 [n,H,W,3].
@@ -196,13 +218,57 @@ class Backbone(ABC):
         bound = [concepts] if isinstance(concepts, Concept) else list(concepts or [])
         target = Target(
             prompt=prompt,
-            edits=dict(edits or {}),
+            source=source,
+            edits=strengths_of(edits),
+            drags=tuple(drags),
+            movable=movable,
             n=n,
             negative_prompt=negative_prompt,
             sampling=dict(sampling or {}),
         )
         images = generate(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
         return outputs[output](images)
+
+    def edit(
+        self,
+        concepts: Concept | Sequence[Concept] | None = None,
+        *,
+        prompt: str = "",
+        source: str = "",
+        edits: Mapping[str, float] | Edit | None = None,
+        drags: Sequence[Drag] = (),
+        movable: Tensor | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        scheme: str | None = None,
+        progress: Progress | None = None,
+    ) -> list[Concept]:
+        """The concepts that `generate` would make pictures of with the same arguments, to be kept.
+
+        Without a concept: of random samples, or what the edit makes of the generator itself. Raises UserError as
+        `generate` does, and for schemes that change how pictures are sampled rather than concepts.
+        """
+        from unified.generation import edit
+        from unified.progress import Bar
+
+        bound = [concepts] if isinstance(concepts, Concept) else list(concepts or [])
+        edits = strengths_of(edits)
+        target = Target(prompt=prompt, source=source, edits=edits, drags=tuple(drags), movable=movable, n=n)
+        return edit(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
+
+    def export(self, concept: Concept, folder: str | Path, *, software: str) -> list[Path]:
+        """Write a concept's codes into `folder` as other software reads them; see :mod:`unified.exchange`."""
+        from unified.exchange import export_concept
+
+        return export_concept(self, concept, folder, software=software)
+
+    def adopt(
+        self, path: str | Path, *, name: str = "<me>", carrier: str = "", category: str = "", partial: bool = False
+    ) -> Concept:
+        """A concept from a file (or folder of files) of other software; see :mod:`unified.exchange`."""
+        from unified.exchange import import_concept
+
+        return import_concept(self, path, name=name, carrier=carrier, category=category, partial=partial)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -255,6 +321,70 @@ class Noisy(Protocol):
         ...
 
 
+@runtime_checkable
+class Maps(Protocol):
+    """Renders from style vectors that a mapping network makes of latents, normally distributed."""
+
+    def latent_width(self) -> int: ...
+
+    def map_latents(self, view: View, latents: Tensor) -> Tensor:
+        """[N, latent width] -> style vectors [N, width], not truncated, differentiable."""
+        ...
+
+    def whitened(self, styles: Tensor) -> Tensor:
+        """Style vectors [..., width] -> the same in axes where mapped latents have mean 0 and covariance 1.
+
+        The squared length is the squared Mahalanobis distance from the mean, taken before the mapping network's
+        last activation, where style vectors are nearly normal (Zhu et al. 2020, Improved StyleGAN Embedding: P_N).
+        """
+        ...
+
+    def unwhitened(self, whitened: Tensor) -> Tensor:
+        """The inverse of `whitened`."""
+        ...
+
+
+@runtime_checkable
+class Styled(Protocol):
+    """Renders through layers that are modulated channel by channel (StyleSpace, Wu et al. 2021)."""
+
+    def style_channels(self) -> Mapping[str, int]:
+        """Every modulated layer in the order of synthesis, and the number of its channels."""
+        ...
+
+    def channels_of(self, view: View, styles: Tensor) -> Mapping[str, Tensor]:
+        """Style vectors [N, number, width] -> each layer's modulation [N, channels], differentiable."""
+        ...
+
+    def render_channels(
+        self, view: View, channels: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Modulations of all layers -> [N,3,H,W] in about 0..1."""
+        ...
+
+
+@runtime_checkable
+class Featured(Protocol):
+    """Renders through feature maps f that can be read, and changed by the view's slot "features".
+
+    That holds tensors by '<place>/<part>', one row a picture: f <- f (1 + scale) + shift; or f <- set; or
+    f <- replace, where what coarser layers have already drawn is left out of the picture too. A weight
+    [pictures] makes `set` and `replace` partial.
+    """
+
+    def feature_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """Every place that has features, in the order of synthesis, and their (channels, height, width)."""
+        ...
+
+    def feature_extents(self) -> Mapping[str, float]:
+        """How many widths of the picture the features at each place cover, centred: more than 1 with margins."""
+        ...
+
+    def features_of(self, view: View, index: Sequence[int]) -> Mapping[str, Tensor]:
+        """The features [N, channels, height, width] at every place, while the view renders these pictures."""
+        ...
+
+
 @dataclass(frozen=True)
 class TextComponent:
     """A text encoder's place for rows: component, path of its embedding, width of a row."""
@@ -271,6 +401,49 @@ class Reads(Protocol):
     """Understands prompts, through one or more embeddings."""
 
     def texts(self) -> Sequence[TextComponent]: ...
+
+
+@runtime_checkable
+class ReadsByLayer(Protocol):
+    """Has several layers that each read the prompt for themselves, so each can be given another text."""
+
+    def text_layers(self) -> Sequence[str]:
+        """The layers in the order of the calls; their numbers are those of the cross-attentions' places."""
+        ...
+
+
+@runtime_checkable
+class Speaks(Protocol):
+    """Its text encoders say one vector a token to the generator, and that can be changed (`View.edit_text`)."""
+
+    def text_outputs(self) -> Mapping[str, int]:
+        """Components whose output the generator sees token by token, and the width of that output."""
+        ...
+
+    def say(self, view: View, component: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(output [N, tokens, width], ids [N, tokens]) of one encoder, before any change."""
+        ...
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A generator whose attention can be edited."""
+
+    def places(self) -> Sequence[Place]:
+        """All attentions, each kind in the order of the calls."""
+        ...
+
+    def text_matrices(self) -> tuple[str, Sequence[tuple[str, str]]]:
+        """The component, and in each layer the paths of the weights that make text into (keys, values)."""
+        ...
+
+    def open_attention(self, view: View) -> None:
+        """Let every attention of the view's shadow ask the view's editors (`view.attending`)."""
+        ...
+
+    def token_places(self, view: View, prompts: Sequence[str], text: str) -> Tensor:
+        """Which of the text tokens that the attention sees are `text`'s, bool [N, tokens]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -320,6 +493,19 @@ class Denoises(Protocol):
         """(x0, eps) implied by a raw output."""
         ...
 
+    def sample_latents(self, view: View, target: Target, *, rng: Random) -> Tensor:
+        """What `sample` decodes: latents [n, *latent_shape]."""
+        ...
+
+
+@runtime_checkable
+class Flows(Protocol):
+    """Denoises along straight paths x = (1 - s) x0 + s eps, and at every level between the sampler's."""
+
+    def level_at(self, s: float) -> Level:
+        """The level of noise s in 0..1."""
+        ...
+
 
 @runtime_checkable
 class Tokenises(Protocol):
@@ -338,7 +524,21 @@ class Tokenises(Protocol):
         ...
 
 
-PROTOCOLS: tuple[type, ...] = (Tunable, Renders, Noisy, Reads, Denoises, Tokenises)
+PROTOCOLS: tuple[type, ...] = (
+    Tunable,
+    Renders,
+    Noisy,
+    Maps,
+    Styled,
+    Featured,
+    Reads,
+    ReadsByLayer,
+    Speaks,
+    Attends,
+    Denoises,
+    Flows,
+    Tokenises,
+)
 
 
 def can(backbone: type[Backbone] | Backbone, protocol: type) -> bool:

@@ -17,7 +17,8 @@ class Code:
     tensors: named tensors, at least one.
     per_picture: axis 0 of every tensor counts the pictures of the reference (one w for each), or the
         tensors are shared by all of them (one weight delta).
-    meta: JSON values: the space's settings, and what sampling must honour (schedule, prompt, guidance).
+    meta: JSON values: the space's settings, and what sampling must honour (schedule, prompt, guidance). Under
+        "pictures" a list with one entry for each picture, where they differ.
     """
 
     space: str
@@ -43,4 +44,9 @@ class Code:
 
     def pick(self, rows: list[int]) -> Code:
         """The code of some pictures only; a shared code is returned as it is."""
-        return self.map(lambda t: t[rows]) if self.per_picture else self
+        if not self.per_picture:
+            return self
+        picked = self.map(lambda t: t[rows])
+        if "pictures" in self.meta:
+            picked.meta["pictures"] = [self.meta["pictures"][row] for row in rows]
+        return picked

@@ -31,12 +31,16 @@ class Step:
 class Objective(ABC):
     """One term of a loss, averaged per picture. Subclasses are frozen dataclasses with a `weight`.
 
-    requires: what the reference must bring ('masks', 'captions', 'category').
+    requires: what the reference must bring ('masks', 'captions', 'category'). needs: protocols the backbone must have.
     """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[type, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
     weight: float
+
+    def prepare(self, view: View) -> None:
+        """Called once before the first step, with the view that will explain the pictures."""
 
     @abstractmethod
     def __call__(self, view: View, attempt: Attempt, codes: list[Code], step: Step) -> Tensor:

@@ -11,6 +11,7 @@ from unified.contract.backbone import Backbone, can
 from unified.contract.kinds import Kind
 from unified.contract.method import Method
 from unified.contract.registry import Registry
+from unified.contract.scheme import schemes
 from unified.contract.space import Space, parse_spaces, spaces
 from unified.errors import UserError
 
@@ -96,10 +97,10 @@ def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
         for space in resolved:
             missing = [p.__name__ for p in space.needs if not can(backbone, p)]
             if missing:
-                return f"the space {space.name!r} needs a backbone that {_verb(missing)}"
+                return f"the space {space.name!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
         missing = [p.__name__ for p in stage.method.needs if not can(backbone, p)]
         if missing:
-            return f"the method {stage.method.name!r} needs a backbone that {_verb(missing)}"
+            return f"the method {stage.method.name!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
         reason = stage.method.refuse(backbone, resolved)
         if reason is not None:
             return reason
@@ -114,10 +115,12 @@ def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
 
 
 def _example(backbone: type[Backbone]) -> str:
-    """The first space of a kind that explains pictures on this backbone."""
+    """A space of a kind that explains pictures on this backbone: its default recipe's, else the first there is."""
+    usual = [space for stage in recipes.get(backbone.default_recipe).stages for space in stage.resolved(backbone)]
+    candidates = [*((space.name, type(space)) for space in usual), *spaces]
     return next(
         name
-        for name, space in spaces
+        for name, space in candidates
         if space.kind in backbone.explains_with and all(can(backbone, p) for p in space.needs)
     )
 
@@ -125,25 +128,55 @@ def _example(backbone: type[Backbone]) -> str:
 _VERBS = {
     "Renders": "renders from style vectors",
     "Noisy": "has noise maps",
+    "Maps": "maps latents to style vectors",
+    "Styled": "is modulated channel by channel",
+    "Featured": "has feature maps that can be changed",
     "Denoises": "denoises",
+    "Flows": "denoises along straight paths (a rectified flow)",
     "Tokenises": "tokenises pictures",
     "Reads": "reads prompts",
+    "ReadsByLayer": "reads the prompt in each of several layers (cross-attention)",
+    "Speaks": "has text encoders apart from its generator",
+    "Attends": "has attention that can be edited",
     "Tunable": "has weights to tune",
+    "Remembers": "keeps keys and values of what it has read",
+    "Quantises": "decodes visual tokens through code vectors",
+    "ReadsPictures": "reads pictures before the prompt",
+    "PredictsScales": "draws scale by scale",
 }
 
 
-def _verb(missing: Sequence[str]) -> str:
+def verb(missing: Sequence[str]) -> str:
+    """What a backbone with these protocols does, in words."""
     return " and ".join(_VERBS.get(name, name) for name in missing)
+
+
+def _why(backbone: type[Backbone], missing: Sequence[str]) -> str:
+    """What this backbone class says of why it lacks one of these protocols."""
+    return next((f" ({backbone.lacking[name]})" for name in missing if name in backbone.lacking), "")
+
+
+def recipe_refusal(backbone: type[Backbone], recipe: Recipe) -> str | None:
+    """Why this recipe cannot run on this backbone class: its stages, or its scheme's needs. None if it can."""
+    reason = refusal(backbone, recipe.stages)
+    if reason is not None or recipe.scheme not in schemes:
+        return reason
+    missing = [p.__name__ for p in schemes.get(recipe.scheme).needs if not can(backbone, p)]
+    return (
+        f"its scheme {recipe.scheme!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
+        if missing
+        else None
+    )
 
 
 def runnable(backbone: type[Backbone]) -> list[str]:
     """Names of the recipes that run on this backbone class."""
-    return [name for name, recipe in recipes if refusal(backbone, recipe.stages) is None]
+    return [name for name, recipe in recipes if recipe_refusal(backbone, recipe) is None]
 
 
 def check(backbone: type[Backbone], recipe: Recipe, *, id: str) -> None:
     """Raise UserError before any work if the recipe cannot run on this backbone, naming those that can."""
-    reason = refusal(backbone, recipe.stages)
+    reason = recipe_refusal(backbone, recipe)
     if reason is not None:
         raise UserError(
             f"The recipe {recipe.name!r} does not run on {id}: {reason}. Recipes that do:"

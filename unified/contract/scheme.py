@@ -18,11 +18,15 @@ from unified.errors import UserError
 
 
 class Scheme(ABC):
-    """A personalisation scheme. `needs`: protocols of the backbone. `reads`: parts of the target it honours."""
+    """A personalisation scheme.
+
+    needs: protocols of the backbone. reads: parts of the target it honours. wants: those it cannot do without.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[type, ...]] = ()
     reads: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
 
     def refuse(self, backbone: type[Backbone], concepts: Sequence[Concept]) -> str | None:
         """Why it cannot work with these concepts, or None."""
@@ -41,6 +45,35 @@ class Scheme(ABC):
         """Pictures [n,3,H,W] in 0..1."""
 
 
+class EditScheme(Scheme):
+    """A scheme whose edits change the concepts: the changed ones can be kept, and are then sampled as they are."""
+
+    @abstractmethod
+    def edited(
+        self,
+        backbone: Backbone,
+        concepts: Sequence[Concept],
+        target: Target,
+        *,
+        rng: Random,
+        progress: Progress,
+    ) -> list[Concept]:
+        """The concepts as the target asks for them, and those that the edit adds."""
+
+    def generate(
+        self,
+        backbone: Backbone,
+        concepts: Sequence[Concept],
+        target: Target,
+        *,
+        rng: Random,
+        progress: Progress,
+    ) -> Tensor:
+        found = self.edited(backbone, concepts, target, rng=rng, progress=progress)
+        with backbone.bound(*found) as view:
+            return view.sample(Target(n=target.n, sampling=target.sampling), rng=rng)
+
+
 schemes: Registry[Scheme] = Registry("scheme")
 
 
@@ -49,14 +82,18 @@ def choose_scheme(
 ) -> Scheme:
     """The first scheme, preferred ones first, that the backbone carries and that honours all that is asked.
 
+    Of the others, those that read the least beyond what is asked come first.
     Raises UserError naming what can be asked of this backbone.
     """
     asked = target.asked()
-    order = [*preferred, *(name for name in schemes.names() if name not in preferred)]
+    others = sorted(
+        (name for name in schemes.names() if name not in preferred), key=lambda n: len(schemes.get(n).reads)
+    )
+    order = [*preferred, *others]
     usable = [schemes.get(n) for n in order if all(can(backbone, p) for p in schemes.get(n).needs)]
     reasons: list[str] = []
     for scheme in usable:
-        if asked <= scheme.reads:
+        if scheme.wants <= asked <= scheme.reads:
             reason = scheme.refuse(type(backbone), concepts)
             if reason is None:
                 return scheme

@@ -49,8 +49,11 @@ class Space(ABC):
         first = next(iter(code.tensors.values()))
         return torch.zeros(code.pictures or 1, dtype=first.dtype)
 
-    def project(self, code: Code) -> None:
-        """Put the code back into the space after an optimiser step (in place); nothing by default."""
+    def project(self, code: Code, *, rng: Random, keys: Sequence[int]) -> None:
+        """Put the code back into the space after an optimiser step (in place); nothing by default.
+
+        keys: the random streams of the reference's pictures.
+        """
 
     def explore(
         self, view: View, code: Code, *, progress: float, rng: Random, keys: Sequence[int]
@@ -60,6 +63,14 @@ class Space(ABC):
         keys: the random streams of the reference's pictures.
         """
         return code.tensors
+
+    def measure(self, view: View, code: Code, reference: Reference) -> Mapping[str, list[float]]:
+        """How far what the view gives back is from the reference, by unit, one value a picture.
+
+        Called once an inversion is done, with all codes bound; empty for spaces that do not promise the
+        pictures back.
+        """
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """The fields as JSON values."""

@@ -40,18 +40,20 @@ def token_ids(tokenizer: Tokenizer, prompt: str, rows: Mapping[str, Sequence[int
 class RowEmbedding(nn.Module):
     """An embedding whose negative ids are rows given from outside, read at each call.
 
-    Stands in a shadow at the place of the embedding `base`; forward: int64 [...] -> [..., width].
+    Stands in a shadow at the place of the embedding `base`; forward: int64 [N, tokens] -> [N, tokens, width].
     """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.readers: list[Callable[[], Tensor]] = []
+        self.readers: list[tuple[int, Callable[[], Tensor]]] = []
 
-    def add(self, read: Callable[[], Tensor], count: int) -> None:
-        """Append `count` rows; `read()` gives them as [count, width] at each call."""
-        del count  # the ids were handed out by the view in the same order
-        self.readers.append(read)
+    def add(self, read: Callable[[], Tensor], first: int) -> None:
+        """Let ids `first`, `first - 1`, ... be rows that `read()` gives at each call.
+
+        It gives [count, width], or [N, count, width] where the rows differ between the lines of a batch.
+        """
+        self.readers.append((first, read))
 
     @property
     def weight(self) -> Tensor:
@@ -60,10 +62,18 @@ class RowEmbedding(nn.Module):
         return value
 
     def forward(self, ids: Tensor) -> Tensor:
-        known: Tensor = self.base(ids.clamp(min=0))
-        named = ids < 0
-        if not bool(named.any()):
-            return known
-        table = torch.cat([read() for read in self.readers]).to(known.dtype)
-        rows = table[(-1 - ids).clamp(min=0)]
-        return torch.where(named.unsqueeze(-1), rows, known)
+        found: Tensor = self.base(ids.clamp(min=0))
+        lowest = int(ids.min())
+        for first, read in self.readers:
+            if lowest > first:
+                continue  # no line has this name: a reader that varies may not even be able to answer
+            rows = read().to(found.dtype)
+            if rows.ndim == 2:
+                rows = rows.expand(len(ids), -1, -1)
+            place = first - ids
+            here = (place >= 0) & (place < rows.shape[1])
+            if not bool(here.any()):
+                continue
+            index = place.clamp(0, rows.shape[1] - 1).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+            found = torch.where(here.unsqueeze(-1), rows.gather(1, index), found)
+        return found

@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Reads
+from unified.contract.attention import Attending, Editor, MapRecorder, OwnText, named_maps
+from unified.contract.backbone import Attends, Backbone, Reads
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Clash, Evidence
 from unified.contract.random import Random
+from unified.contract.reading import Reading, TextChange, Varies
 from unified.contract.reference import Reference
 from unified.contract.shadow import Change, compute_parameter, pristine_tensor, shadow
 from unified.contract.space import Space, space_of
@@ -80,11 +82,15 @@ class View:
         self.concepts = tuple(concepts)
         self.slots: dict[str, Slot] = {}
         self.rows: dict[str, list[int]] = {}
+        self.reading = Reading()
+        self.attending = Attending()
         self._slot_owners: dict[str, Binding] = {}
         self._shadows: dict[str, nn.Module] = {}
         self._parameters: dict[tuple[str, str], _Parameter] = {}
         self._row_owners: dict[str, Binding] = {}
         self._row_count = 0
+        self._recorder: MapRecorder | None = None
+        self._attention_open = False
         self._binding: Binding | None = None
         self._closed = False
         self._check_names()
@@ -155,26 +161,39 @@ class View:
         ordered = sorted(entry.claims, key=lambda c: c.binding.space.clash is not Clash.REPLACE)
         entry.changes[:] = [claim.change for claim in ordered]
 
-    def slot(self, key: str, code: Code, read: Callable[[], Any]) -> None:
+    def slot(self, key: str, code: Code, read: Callable[[], Any], *, instead_of: Sequence[str] = ()) -> None:
         """Fill the one place `key` (the styles, the start noise) with what `read()` gives when it is needed.
 
-        A later stage of the same concept supersedes; another concept is refused.
+        A later stage of the same concept supersedes; another concept is refused. instead_of: other places that
+        say the same thing in another way: emptied, as a later stage supersedes, or refused likewise.
         """
         binding = self.binding
-        owner = self._slot_owners.get(key)
-        if owner is not None and owner.concept != binding.concept:
-            raise UserError(
-                f"The concepts {owner.name} and {binding.name} both set the {key}. Bind one of them, or mix their"
-                " codes into one concept first."
-            )
+        for other in (key, *instead_of):
+            owner = self._slot_owners.get(other)
+            if owner is not None and owner.concept != binding.concept:
+                raise UserError(
+                    f"The concepts {owner.name} and {binding.name} both set the {key}. Bind one of them, or mix their"
+                    " codes into one concept first."
+                )
+        for other in instead_of:
+            self._slot_owners.pop(other, None)
+            self.slots.pop(other, None)
         self._slot_owners[key] = binding
         self.slots[key] = Slot(code, read)
 
-    def name_rows(self, name: str, count: int, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+    def name_rows(
+        self,
+        name: str,
+        count: int,
+        readers: Mapping[str, Callable[[], Tensor]],
+        *,
+        varies: frozenset[Varies] = frozenset(),
+    ) -> None:
         """Let `name` in prompts stand for `count` embedding rows.
 
         readers: for every text component of the backbone, a function giving the rows [count, width] now.
-        A later stage of the same concept supersedes an earlier one's rows.
+        varies: what else the rows depend on; readers then look at `view.reading.moment` and give
+        [lines, count, width]. A later stage of the same concept supersedes an earlier one's rows.
         """
         binding = self.binding
         backbone = self.backbone
@@ -183,6 +202,9 @@ class View:
         if owner is not None and owner.concept != binding.concept:
             raise UserError(f"Two concepts bring rows for {name}: rename one with concept.renamed('<you>').")
         self._row_owners[name] = binding
+        self.reading.varies |= varies
+        if "layer" in varies:
+            self.own_texts()
         self.rows[name] = [-1 - (self._row_count + i) for i in range(count)]
         self._row_count += count
         for text in backbone.texts():
@@ -191,7 +213,43 @@ class View:
             if not isinstance(embedding, RowEmbedding):
                 embedding = RowEmbedding(embedding)
                 module.set_submodule(text.embedding, embedding)
-            embedding.add(readers[text.component], count)
+            embedding.add(readers[text.component], self.rows[name][0])
+
+    def adjust(self, component: str, path: str, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Let the module at `path` give `change(input, output)` instead of its output, at each call."""
+        module = self.writable(component).get_submodule(path)
+        module.register_forward_hook(lambda _, inputs, output: change(inputs[0], output))
+
+    def edit_text(self, component: str, change: TextChange, *, values_only: bool = False) -> None:
+        """Let `change` see and replace what a text encoder says; see :meth:`Reading.add`."""
+        self.reading.add(component, change, values_only=values_only)
+        if values_only:
+            self.own_texts()
+
+    def own_texts(self) -> None:
+        """Let each cross-attention read a text of its own."""
+        if not any(isinstance(editor, OwnText) for editor in self.attending.editors):
+            self.edit_attention(OwnText(self.attending))
+
+    def edit_attention(self, *editors: Editor) -> None:
+        """Let `editors` see and change the generator's attention; later ones see what earlier ones did.
+
+        Raises UserError if this backbone's attention cannot be edited.
+        """
+        if not isinstance(self.backbone, Attends):
+            raise UserError(
+                f"The attention of {self.backbone.id} cannot be edited: use a method or scheme that does without."
+            )
+        if not self._attention_open:
+            self._attention_open = True
+            self.backbone.open_attention(self)
+        self.attending.editors.extend(editors)
+
+    def watch(self) -> None:
+        """Let every attempt bring, for each concept, a map of where the picture attends to its name."""
+        if self._recorder is None:
+            self._recorder = MapRecorder(self.attending)
+            self.edit_attention(self._recorder)
 
     # --- what schemes, methods and backbones call ---------------------------------------------------------
 
@@ -216,7 +274,12 @@ class View:
             able = ", ".join(e.value for e in self.backbone.evidences)
             raise UserError(f"{self.backbone.id} cannot explain pictures by {chosen.value}; it can by {able}.")
         texts = [self.carry(prompt) for prompt in (prompts or [""] * len(reference))]
-        return self.backbone.attempt(self, reference, rng=rng, prompts=texts, evidence=chosen)
+        if self._recorder is not None:
+            self._recorder.clear()
+        attempt = self.backbone.attempt(self, reference, rng=rng, prompts=texts, evidence=chosen)
+        if self._recorder is not None:
+            attempt.maps = named_maps(self, self._recorder.maps(), texts)
+        return attempt
 
     def sample(self, target: Target, *, rng: Random) -> Tensor:
         """Make pictures [n,3,H,W] in 0..1."""

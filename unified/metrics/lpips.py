@@ -78,14 +78,18 @@ class LPIPS(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Vectors [N,D] whose squared Euclidean distance is LPIPS, of images [N,3,H,W] in 0..1."""
+        return torch.cat([part.flatten(1) for part in self.parts(images)], dim=1)
+
+    def parts(self, images: Tensor) -> list[Tensor]:
+        """The same vectors as one map [N,C,h,w] for each layer: where in the images the distance lies."""
         parts = []
         for layer, x in enumerate(self.activations(images)):
             head = getattr(self, f"head_{layer}").view(1, -1, 1, 1)
             # The constant is inside the root, so that an all-zero activation has a finite gradient.
             length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
             area = x.shape[2] * x.shape[3]
-            parts.append((x / length * (head / area).sqrt()).flatten(1))
-        return torch.cat(parts, dim=1)
+            parts.append(x / length * (head / area).sqrt())
+        return parts
 
     @staticmethod
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,20 +9,35 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inversion.methods.controlled import ControlledFlow
+from inversion.methods.direct import DirectInversion
+from inversion.methods.edit_friendly import EditFriendly
 from inversion.methods.encode import Encode
+from inversion.methods.null_text import NullText
 from inversion.methods.ode import InvertSteps
 from inversion.methods.optimize import Optimize
-from inversion.spaces.noise import StartNoise
+from inversion.spaces.channels import StyleChannels
+from inversion.spaces.cross_attention import KeysValues
+from inversion.spaces.feature_maps import FeatureMaps
+from inversion.spaces.latent import PPlus, Z
+from inversion.spaces.latents import Anchor, PictureLatents
+from inversion.spaces.neti import NeuralMapper
+from inversion.spaces.noise import Differences, StartNoise, StepNoise, Unconditional
 from inversion.spaces.parameter import LoRA, Weights
+from inversion.spaces.rank_one import RankOne
+from inversion.spaces.spectral import SpectralShifts
+from inversion.spaces.spectrum import StageWords
 from inversion.spaces.style import NoiseMaps, W, WPlus
 from inversion.spaces.textual import Word
 from inversion.spaces.token import VisualTokens
 from tests.tiny.families import pictures, tiny
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
+from unified.contract.kinds import Kind
 from unified.contract.method import Job, Member
 from unified.contract.random import Random
 from unified.contract.recipe import Recipe, Stage
+from unified.contract.space import space_of
 from unified.contract.target import Target
 from unified.errors import UserError
 from unified.inversion import InvertSettings, invert
@@ -41,6 +56,10 @@ CASES = {
     "gan w": ("stylegan", stages(((W(exploration=0.05),), quick(keep="last")))),
     "gan w & noise": ("stylegan", stages(((W(), NoiseMaps()), quick()))),
     "gan w+": ("stylegan", stages(((WPlus(),), quick()))),
+    "gan z": ("stylegan", stages(((Z(clipping="stochastic", bound=1.0),), quick()))),
+    "gan pn+": ("stylegan", stages(((PPlus(density=0.1),), quick()))),
+    "gan s": ("stylegan", stages(((StyleChannels(),), quick()))),
+    "gan w+ > f & w+": ("stylegan", stages(((WPlus(),), quick()), ((FeatureMaps(), WPlus()), quick()))),
     "gan w > weights": ("stylegan", stages(((W(),), quick()), ((Weights(),), quick()))),
     "gan w > lora": ("stylegan", stages(((W(),), quick()), ((LoRA(rank=2),), quick()))),
     "sd word": ("stable-diffusion", stages(((Word(),), quick()))),
@@ -48,9 +67,19 @@ CASES = {
     "sd word & lora": ("stable-diffusion", stages(((Word(), LoRA(rank=2)), quick()))),
     "sd weights": ("stable-diffusion", stages(((Weights(),), quick()))),
     "sd start-noise": ("stable-diffusion", stages(((StartNoise(),), InvertSteps(steps=4)))),
+    "sd word & kv": ("stable-diffusion", stages(((Word(with_category=True), KeysValues()), quick()))),
+    "sd svd": ("stable-diffusion", stages(((SpectralShifts(),), quick()))),
+    "sd neti": ("stable-diffusion", stages(((NeuralMapper(frequencies=16, hidden=8),), quick()))),
+    "sd stage-words": ("stable-diffusion", stages(((StageWords(stages=3),), quick()))),
+    "sd word & rank-one": ("stable-diffusion", stages(((Word(), RankOne()), quick()))),
     "flux word": ("flux", stages(((Word(),), quick()))),
     "flux lora": ("flux", stages(((LoRA(rank=2),), quick()))),
     "flux start-noise": ("flux", stages(((StartNoise(),), InvertSteps(steps=4)))),
+    "sd noise-maps": ("stable-diffusion", stages(((StepNoise(),), EditFriendly(steps=3)))),
+    "sd null-text": ("stable-diffusion", stages(((StartNoise(), Unconditional()), NullText(steps=2, inner=2)))),
+    "flux direct": ("flux", stages(((StartNoise(), Differences()), DirectInversion(steps=3)))),
+    "flux controlled": ("flux", stages(((StartNoise(), Anchor()), ControlledFlow(steps=3)))),
+    "flux latents": ("flux", stages(((PictureLatents(),), Encode()))),
     "ar word": ("emu3", stages(((Word(vectors=2),), quick()))),
     "ar word > lora": ("emu3", stages(((Word(),), quick()), ((LoRA(rank=2),), quick()))),
     "ar weights": ("emu3", stages(((Weights(),), quick()))),
@@ -100,9 +129,10 @@ def draw(family: str, concept: Concept | None, *, seed: int = 0, n: int | None =
     backbone = tiny(family)
     name = concept.name if concept is not None else "a"
     prompt = "" if family == "stylegan" else f"a {name}"
-    if concept is not None and concept.codes[0].space in ("start-noise", "tokens"):
+    kind = None if concept is None else space_of(concept.codes[0]).kind
+    if kind in (Kind.NOISE, Kind.TOKEN):
         prompt = ""
-    sampling = {} if concept is not None and concept.codes[0].space == "start-noise" else SHORT[family]
+    sampling = {} if kind is Kind.NOISE else SHORT[family]
     with backbone.bound(*([] if concept is None else [concept])) as view:
         return view.sample(Target(prompt=prompt, n=n, sampling=sampling), rng=Random(seed))
 
@@ -228,7 +258,21 @@ def test_six_steps_are_three_and_three(case: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["gan w", "gan w & noise", "gan w+", "sd start-noise", "flux start-noise", "ar tokens"]
+    "case",
+    [
+        "gan w",
+        "gan w & noise",
+        "gan w+",
+        "gan z",
+        "gan s",
+        "gan w+ > f & w+",
+        "sd start-noise",
+        "flux start-noise",
+        "sd noise-maps",
+        "flux direct",
+        "flux controlled",
+        "ar tokens",
+    ],
 )
 def test_a_pictures_code_does_not_depend_on_its_company(case: str) -> None:
     """Per-picture codes: the second picture alone, in its own stream, is the second of three."""
