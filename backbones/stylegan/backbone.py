@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from backbones.stylegan import anatomy, inside
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.generator import Generator
+from backbones.stylegan.ops import native
+from backbones.stylegan.runtime import Runtime
+from backbones.stylegan.statistics import Axes, map_latents, mapped
 from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from backbones.stylegan.stylegan3.synthesis import AliasFreeLayer
 from backbones.stylegan.synthesis import ModulatedConv, Noise
@@ -20,13 +25,18 @@ from unified.contract.backbone import Backbone, Sampling, backbones
 from unified.contract.kinds import Evidence, Kind
 from unified.contract.random import Random
 from unified.contract.reference import Reference
+from unified.contract.shadow import shadow
 from unified.contract.target import Target
 from unified.contract.view import View
 from unified.errors import UserError
 from unified.sampling import override
 
 _STATISTICS_SAMPLES = 10_000  # mapped latents that the mean and deviation of W come from
-_STATISTICS_CHUNK = 1_000
+_AXES_SAMPLES = 50_000  # and its principal axes, which have many more numbers
+
+
+#: What spaces set in a view of these backbones, and the rows of the pictures are taken from.
+_SLOTS = ("styles", "channels", "noise", "features")
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,10 @@ class StyleGANSampling(Sampling):
 
 
 class StyleGAN(Backbone):
-    """A frozen generator and, if there is one, its discriminator: what StyleGAN2 and StyleGAN3 share."""
+    """A frozen generator and, if there is one, its discriminator: what StyleGAN2 and StyleGAN3 share.
+
+    CPU kernels are loaded if they were built before, never compiled here.
+    """
 
     label: ClassVar[str] = "gan"
     evidences: ClassVar[tuple[Evidence, ...]] = (Evidence.RENDER,)
@@ -46,6 +59,7 @@ class StyleGAN(Backbone):
     sampling: StyleGANSampling = StyleGANSampling()
 
     def __init__(self, id: str, generator: Generator, discriminator: Discriminator | None = None) -> None:
+        native.load_built("cpu")
         super().__init__(id, {"generator": generator})
         self.config = generator.config
         self._discriminator = None if discriminator is None else discriminator.eval().requires_grad_(False)
@@ -59,6 +73,19 @@ class StyleGAN(Backbone):
     @property
     def resolution(self) -> int:
         return self.config.resolution
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.generator.synthesis.runtime
+
+    def with_runtime(self, runtime: Runtime) -> Self:
+        """This backbone computing otherwise: another object, the same weights."""
+        generator = shadow(self.generator)
+        assert isinstance(generator, Generator)
+        generator.synthesis.runtime = runtime
+        other = type(self)(self.id, generator, self._discriminator)
+        other.category = self.category
+        return other
 
     # --- the networks in the field's usual convention -----------------------------------------------------
 
@@ -82,7 +109,7 @@ class StyleGAN(Backbone):
         logits: Tensor = self._discriminator(images, c)
         return logits
 
-    # --- Renders, Tunable ---------------------------------------------------------------------------------
+    # --- Renders, Maps, Tunable ---------------------------------------------------------------------------------
 
     def style_shape(self) -> tuple[int, int]:
         return self.config.num_ws, self.config.w_dim
@@ -90,16 +117,13 @@ class StyleGAN(Backbone):
     @cached_property
     def _statistics(self) -> tuple[Tensor, float]:
         """Mean of W and sqrt(E|w - mean|^2) from 10 000 latents (Karras et al. 2020, appendix D)."""
-        generator = torch.Generator().manual_seed(123)
-        ws = []
-        with torch.no_grad():
-            for _ in range(_STATISTICS_SAMPLES // _STATISTICS_CHUNK):
-                z = torch.randn(_STATISTICS_CHUNK, self.config.z_dim, generator=generator).to(self.dtype)
-                c = torch.zeros(len(z), self.config.c_dim, dtype=self.dtype) if self.config.c_dim else None
-                ws.append(self.generator.mapping.map_one(z, c))
-        w = torch.cat(ws).to(self.dtype)
+        w = torch.cat(list(mapped(self.generator, _STATISTICS_SAMPLES, dtype=self.dtype)))
         mean = w.mean(0)
         return mean, float((w - mean).square().sum(1).mean().sqrt())
+
+    @cached_property
+    def _axes(self) -> Axes:
+        return Axes.of(mapped(self.generator, _AXES_SAMPLES, dtype=self.dtype))
 
     def style_statistics(self) -> tuple[Tensor, float]:
         return self._statistics
@@ -109,6 +133,19 @@ class StyleGAN(Backbone):
         maps: Noise = "const" if noise is None else {name: value.unsqueeze(1) for name, value in noise.items()}
         images: Tensor = generator.synthesis(styles, noise=maps)
         return images / 2 + 0.5
+
+    def latent_width(self) -> int:
+        return self.config.z_dim
+
+    def map_latents(self, view: View, latents: Tensor) -> Tensor:
+        """Conditional networks get the condition 0, as for the statistics."""
+        return map_latents(view.component("generator"), latents).to(latents.dtype)
+
+    def whitened(self, styles: Tensor) -> Tensor:
+        return self._axes.whitened(styles)
+
+    def unwhitened(self, whitened: Tensor) -> Tensor:
+        return self._axes.unwhitened(whitened)
 
     def tunable(self) -> tuple[str, Sequence[str]]:
         return "generator", [name for name, _ in self.generator.named_parameters() if name.startswith("synthesis.")]
@@ -121,6 +158,58 @@ class StyleGAN(Backbone):
         ]
         return "generator", [f"synthesis.{name}.weight" for name in convolutions]
 
+    # --- Styled, Featured ---------------------------------------------------------------------------------
+
+    def _modulated(self) -> Sequence[anatomy.Modulated]:
+        """The modulated layers in the order of synthesis."""
+        raise NotImplementedError
+
+    @cached_property
+    def _places(self) -> Mapping[str, anatomy.Place]:
+        """Where features are, in the order of synthesis, by name."""
+        raise NotImplementedError
+
+    def style_channels(self) -> Mapping[str, int]:
+        return {layer.name: layer.channels for layer in self._modulated()}
+
+    def channels_of(self, view: View, styles: Tensor) -> Mapping[str, Tensor]:
+        network: Any = view.component("generator")
+        return {
+            layer.name: network.synthesis.get_submodule(f"{layer.name}.affine")(styles[:, layer.style])
+            for layer in self._modulated()
+        }
+
+    def render_channels(
+        self, view: View, channels: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        count = len(next(iter(channels.values())))
+        with self._changed(view, inside.channel_changes(channels)):
+            return self.render(view, self._mean_styles(count), noise)
+
+    def feature_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        return {name: place.shape for name, place in self._places.items()}
+
+    def feature_extents(self) -> Mapping[str, float]:
+        return {name: place.extent for name, place in self._places.items()}
+
+    def features_of(self, view: View, index: Sequence[int]) -> Mapping[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        self._render_rows(view, index, inside.recorders(self._places, found))
+        return {name: found[name] for name in self._places}
+
+    def _mean_styles(self, count: int) -> Tensor:
+        """Styles [count, num_ws, w_dim] for where all modulations are set: without effect on the picture."""
+        return self._statistics[0].expand(count, self.config.num_ws, -1)
+
+    @contextmanager
+    def _changed(self, view: View, changes: inside.Changes) -> Iterator[None]:
+        if not changes:
+            yield
+            return
+        network: Any = view.writable("generator")
+        with inside.changed(network.synthesis, changes):
+            yield
+
     # --- Backbone -----------------------------------------------------------------------------------------
 
     def attempt(
@@ -130,18 +219,29 @@ class StyleGAN(Backbone):
         image = self._render_rows(view, reference.index)
         return Attempt((image - reference.images).square(), reference, lambda: image)
 
-    def _render_rows(self, view: View, index: Sequence[int]) -> Tensor:
-        if "styles" not in view.slots:
+    def _render_rows(self, view: View, index: Sequence[int], more: inside.Changes | None = None) -> Tensor:
+        """The view's pictures of these numbers. more: further changes inside the network, after the view's own."""
+        found = {key: view.slots[key].rows(index) for key in _SLOTS if key in view.slots}
+        if "channels" in found:
+            styles = self._mean_styles(len(index))
+        elif "styles" in found:
+            styles = found["styles"]
+        else:
             raise UserError(
                 "The generator has no style to explain the pictures with: invert in a style space first, such as"
                 " space='w > weights'."
             )
-        noise = view.slots.get("noise")
-        return self.render(view, view.slots["styles"].rows(index), None if noise is None else noise.rows(index))
+        changes = inside.merged(
+            inside.channel_changes(found.get("channels", {})),
+            inside.feature_changes(self._places, found.get("features", {})),
+            more or {},
+        )
+        with self._changed(view, changes):
+            return self.render(view, styles, found.get("noise"))
 
     def sample(self, view: View, target: Target, *, rng: Random) -> Tensor:
         settings = override(self.sampling, target.sampling)
-        styles = view.slots.get("styles")
+        styles = view.slots.get("styles", view.slots.get("channels"))
         with torch.no_grad():
             if styles is not None:
                 count = target.n or styles.code.pictures or 1
@@ -158,6 +258,13 @@ class StyleGAN2(StyleGAN):
 
     name: ClassVar[str] = "stylegan2"
 
+    def _modulated(self) -> Sequence[anatomy.Modulated]:
+        return anatomy.stylegan2_modulated(self.generator.synthesis)
+
+    @cached_property
+    def _places(self) -> Mapping[str, anatomy.Place]:
+        return anatomy.stylegan2_places(self.generator.synthesis)
+
     def noise_maps(self) -> Mapping[str, Tensor]:
         return {
             name: layer.noise_const
@@ -173,6 +280,13 @@ class StyleGAN3(StyleGAN):
     """StyleGAN3-T and -R: style vectors only (Karras et al. 2021)."""
 
     name: ClassVar[str] = "stylegan3"
+
+    def _modulated(self) -> Sequence[anatomy.Modulated]:
+        return anatomy.stylegan3_modulated(self.generator.synthesis)
+
+    @cached_property
+    def _places(self) -> Mapping[str, anatomy.Place]:
+        return anatomy.stylegan3_places(self.generator.synthesis)
 
 
 def stylegan(id: str, generator: Generator, discriminator: Discriminator | None = None) -> StyleGAN:

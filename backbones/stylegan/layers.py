@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.stylegan.ops import bias_act, downsample2d, make_filter, upfirdn2d, upsample2d
-from backbones.stylegan.ops.bias_act import LRELU_GAIN, SLOPE
+from backbones.stylegan.ops.bias_act import LRELU_GAIN
+from backbones.stylegan.ops.layout import for_convolution
 
 
 class Dense(nn.Module):
@@ -34,9 +35,10 @@ class Dense(nn.Module):
         self.multiplier = multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.multiplier / math.sqrt(self.weight.shape[1])
-        y = F.linear(x, self.weight.to(x.dtype) * scale)
-        return bias_act(y, self.bias * self.multiplier, act=self.act)
+        weight = self.weight.to(x.dtype)
+        scale = self.multiplier / math.sqrt(weight.shape[1])
+        y = torch.addmm(self.bias.to(x.dtype), x, weight.t(), beta=self.multiplier, alpha=scale)
+        return y if self.act == "linear" else bias_act(y, act=self.act)
 
 
 class Conv(nn.Module):
@@ -73,6 +75,7 @@ class Conv(nn.Module):
         gain_all = gain * (LRELU_GAIN if self.act == "lrelu" else 1.0)
         weight = (self.weight * (gain_all / math.sqrt(self.weight[0].numel()))).to(x.dtype)
         bias = None if self.bias is None else (self.bias * gain_all).to(x.dtype)
+        x = for_convolution(x, weight)
         if self.up == 2:
             x = upsample2d(F.conv2d(x, weight, bias), self.resample_filter)
         elif self.down == 1:
@@ -84,6 +87,5 @@ class Conv(nn.Module):
             before, after = size // 2 + (taps - 1) // 2, size // 2 + (taps - 2) // 2
             x = upfirdn2d(x, self.resample_filter, padding=(before, after, before, after))
             x = F.conv2d(x, weight, bias, stride=2)
-        if self.act == "lrelu":
-            x = F.leaky_relu(x, SLOPE)
-        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp * gain, self.conv_clamp * gain)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return x if self.act == "linear" and clamp is None else bias_act(x, act=self.act, gain=1.0, clamp=clamp)

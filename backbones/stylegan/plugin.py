@@ -1,6 +1,7 @@
 """Registers the StyleGAN backbone and its embedded model."""
 
 import backbones.stylegan.backbone
+import backbones.stylegan.formats.export
 import backbones.stylegan.loading  # noqa: F401
 from unified.zoo.registry import ZooModel, register_model
 

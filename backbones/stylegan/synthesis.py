@@ -12,12 +12,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backbones.stylegan.config import Architecture, GeneratorConfig
 from backbones.stylegan.layers import Conv, Dense
-from backbones.stylegan.ops import demodulation, make_filter, modulated_conv2d, upsample2d
-from backbones.stylegan.ops.bias_act import LRELU_GAIN, SLOPE
-from backbones.stylegan.ops.modulated_conv import dense_conv2d
+from backbones.stylegan.ops import make_filter, modulated_epilogue, upsample2d
+from backbones.stylegan.ops.bias_act import LRELU_GAIN
+from backbones.stylegan.ops.modulated_conv import demodulation_of, modulated_mix, styled_conv2d
+from backbones.stylegan.ops.prepared import PreparedWeight, bounded
+from backbones.stylegan.runtime import HALF_CLAMP, Runtime
 from unified.errors import UserError
 
 Noise = Literal["const", "random", "none"] | MappingType[str, Tensor]
@@ -53,6 +56,7 @@ class ModulatedConv(nn.Module):
         if use_noise:
             self.register_buffer("noise_const", torch.randn(size, size))
             self.noise_strength = nn.Parameter(torch.zeros(()))
+        self._prepared = PreparedWeight()
 
     def noise(self, kind: str, count: int, generator: torch.Generator | None) -> Tensor | None:
         """The unscaled noise of a batch: [size, size], [count, 1, size, size] or None."""
@@ -65,22 +69,20 @@ class ModulatedConv(nn.Module):
         return torch.randn(count, 1, self.size, self.size, generator=generator, device=source).to(device)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None, *, gain: float = 1.0) -> Tensor:
-        styles = self.affine(w)
-        # Leaky ReLU commutes with a positive factor: its gain goes into scale and shift.
-        scale_all = gain * LRELU_GAIN
-        y = dense_conv2d(
-            x * styles.to(x.dtype)[:, :, None, None],
-            self.weight,
-            up=self.up,
-            resample_filter=self.resample_filter,
+        styles = bounded(self.affine(w), x.dtype)
+        prepared = self._prepared(self.weight, x.dtype)
+        y = styled_conv2d(x, prepared.weight, styles, up=self.up, resample_filter=self.resample_filter)
+        clamp = self.conv_clamp if self.conv_clamp is not None or x.dtype != torch.float16 else HALF_CLAMP
+        return modulated_epilogue(
+            y,
+            demodulation_of(prepared.energy, styles),
+            noise=noise,
+            strength=1.0 if noise is None else self.noise_strength,
+            bias=self.bias,
+            gain=gain * LRELU_GAIN,
+            clamp=None if clamp is None else clamp * gain,
+            overwrite=True,
         )
-        scale = (demodulation(self.weight, styles) * scale_all)[:, :, None, None]
-        shift = (self.bias * scale_all)[:, None, None]
-        if noise is not None:
-            shift = shift + noise * (self.noise_strength * scale_all)
-        y = torch.addcmul(shift.to(y.dtype), y, scale.to(y.dtype))
-        y = torch.nn.functional.leaky_relu(y, SLOPE)
-        return y if self.conv_clamp is None else y.clamp(-self.conv_clamp * gain, self.conv_clamp * gain)
 
 
 class ToRGB(nn.Module):
@@ -94,8 +96,9 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) / math.sqrt(self.weight.shape[1])
-        y = modulated_conv2d(x, self.weight, styles, demodulate=False) + self.bias.to(x.dtype)[:, None, None]
+        weight = self.weight
+        styles = self.affine(w) / math.sqrt(weight.shape[1])
+        y = modulated_mix(x, weight, styles) + self.bias.to(x.dtype)[:, None, None]
         return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
 
 
@@ -144,9 +147,16 @@ class SynthesisBlock(nn.Module):
         return 1 if self.first else 2
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: tuple[Tensor | None, Tensor | None]
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        noise: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor | None]:
-        """ws [N, layers, w_dim]: one w per convolution, then the RGB layer's if there is one."""
+        """ws [N, layers, w_dim]: one w per convolution, then the RGB layer's if there is one.
+
+        x may be in float16 or bfloat16; the picture is in float32 or more.
+        """
         each = list(ws.unbind(1))
         if x is None:
             start = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -161,7 +171,8 @@ class SynthesisBlock(nn.Module):
         if image is not None:
             image = upsample2d(image, self.resample_filter)
         if self.torgb is not None:
-            rgb = self.torgb(y, each.pop(0)).float() if y.dtype.itemsize < 4 else self.torgb(y, each.pop(0))
+            rgb = self.torgb(y, each.pop(0))
+            rgb = rgb.float() if rgb.dtype.itemsize < 4 else rgb
             image = rgb if image is None else image + rgb
         return y, image
 
@@ -173,6 +184,7 @@ class Synthesis(nn.Module):
         super().__init__()
         self.config = config
         self.num_ws = config.num_ws
+        self.runtime = Runtime()
         before = 0
         for size in config.sizes:
             block = SynthesisBlock(
@@ -209,7 +221,12 @@ class Synthesis(nn.Module):
             # A block's RGB layer shares its w with the next block's first convolution.
             count = block.convolutions + (block.torgb is not None)
             maps = tuple(self._noise(f"b{size}.{name}", noise, len(ws), generator) for name in ("conv0", "conv1"))
-            x, image = block(x, image, ws[:, index : index + count], maps)
+            x = None if x is None else self.runtime.convert(x, size, self.config.resolution)
+            inputs = (x, image, ws[:, index : index + count], maps)
+            if self.runtime.recomputes(size):
+                x, image = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, image = block(*inputs)
             index += block.convolutions
         assert image is not None
         return image

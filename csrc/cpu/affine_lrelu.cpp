@@ -44,14 +44,15 @@ void with_bool(bool a, const F& f) {
   else f(std::false_type{});
 }
 
+// in_place: the result replaces `given`, which must be dense. Values are read before they are written.
 template <class T>
 Tensor forward(
     const Tensor& given, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& noise, const Activation<T>& act) {
+    const std::optional<Tensor>& noise, const Activation<T>& act, bool in_place = false) {
   using Acc = Accumulator<T>;
   const bool last = is_channels_last(given);
   const Tensor input = dense(given, last);
-  Tensor output = empty_of(input, sizes_of(input), scalar_type_of<T>(), last);
+  Tensor output = in_place ? input : empty_of(input, sizes_of(input), scalar_type_of<T>(), last);
   if (output.numel() == 0) return output;
   const Layout3 g = Layout3::of(input);
   const T* const x = static_cast<const T*>(input.const_data_ptr());
@@ -66,15 +67,17 @@ Tensor forward(
       for (int64_t task = begin; task < end; ++task) {
         const int64_t plane = task / blocks, n = plane / g.channels, c = plane % g.channels;
         const int64_t from = task % blocks * kTask, size = std::min(kTask, g.pixels - from);
-        const T* __restrict in = x + plane * g.pixels + from;
-        T* __restrict out = y + plane * g.pixels + from;
+        const T* const in = x + plane * g.pixels + from;
+        T* const out = y + plane * g.pixels + from;
         const Acc factor = s ? s[plane] : Acc(1), shift = b ? b[c] : Acc(0);
         if (m) {
           const Acc* __restrict map = m + n * noise_step + from;
+#pragma GCC ivdep
           for (int64_t j = 0; j < size; ++j) {
             out[j] = static_cast<T>(act(static_cast<Acc>(in[j]) * factor + (map[j] + shift)));
           }
         } else {
+#pragma GCC ivdep
           for (int64_t j = 0; j < size; ++j) {
             out[j] = static_cast<T>(act(static_cast<Acc>(in[j]) * factor + shift));
           }
@@ -89,16 +92,18 @@ Tensor forward(
   torch::stable::parallel_for(0, ceil_div(g.count * g.pixels, step), 1, [&](int64_t begin, int64_t end) {
     for (int64_t pixel = begin * step; pixel < std::min(end * step, g.count * g.pixels); ++pixel) {
       const int64_t n = pixel / g.pixels;
-      const T* __restrict in = x + pixel * g.channels;
-      T* __restrict out = y + pixel * g.channels;
+      const T* const in = x + pixel * g.channels;
+      T* const out = y + pixel * g.channels;
       const Acc add = m ? m[n * noise_step + pixel % g.pixels] : Acc(0);
       const Acc* __restrict shift = shifts;
       if (s) {
         const Acc* __restrict factor = s + n * g.channels;
+#pragma GCC ivdep
         for (int64_t c = 0; c < g.channels; ++c) {
           out[c] = static_cast<T>(act(static_cast<Acc>(in[c]) * factor[c] + (add + shift[c])));
         }
       } else {
+#pragma GCC ivdep
         for (int64_t c = 0; c < g.channels; ++c) {
           out[c] = static_cast<T>(act(static_cast<Acc>(in[c]) + (add + shift[c])));
         }
@@ -245,9 +250,10 @@ void check_size(const std::optional<Tensor>& x, int64_t size, const Tensor& like
       "affine_lrelu: wrong size or type of ", name);
 }
 
-Tensor affine_lrelu(
+Tensor checked_forward(
     const Tensor& x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp,
+    bool in_place) {
   STD_TORCH_CHECK(x.dim() >= 2, "affine_lrelu: x must be [N, C, ...]");
   const Layout3 g = Layout3::of(x);
   check_size(scale, g.count * g.channels, x, "scale");
@@ -255,8 +261,21 @@ Tensor affine_lrelu(
   if (noise) check_size(noise, noise->size(0) == g.count ? g.count * g.pixels : g.pixels, x, "noise");
   return with_type(x, [&](auto type) {
     using T = decltype(type);
-    return forward<T>(x, packed(scale), packed(bias), packed(noise), Activation<T>(slope, gain, clamp));
+    return forward<T>(x, packed(scale), packed(bias), packed(noise), Activation<T>(slope, gain, clamp), in_place);
   });
+}
+
+Tensor affine_lrelu(
+    const Tensor& x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+  return checked_forward(x, scale, bias, noise, slope, gain, clamp, false);
+}
+
+void affine_lrelu_(
+    Tensor x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+  STD_TORCH_CHECK(x.is_contiguous() || is_channels_last(x), "affine_lrelu_: x must be dense");
+  checked_forward(x, scale, bias, noise, slope, gain, clamp, true);
 }
 
 std::tuple<Tensor, Tensor, Tensor> affine_lrelu_backward(
@@ -283,6 +302,7 @@ Tensor lrelu_gate(const Tensor& grad, const Tensor& y, double slope, double gain
 
 STABLE_TORCH_LIBRARY_IMPL(UNIFIED_NAMESPACE, CPU, m) {
   m.impl("affine_lrelu", TORCH_BOX(&affine_lrelu));
+  m.impl("affine_lrelu_", TORCH_BOX(&affine_lrelu_));
   m.impl("affine_lrelu_backward", TORCH_BOX(&affine_lrelu_backward));
   m.impl("lrelu_gate", TORCH_BOX(&lrelu_gate));
 }

@@ -197,14 +197,15 @@ void check_size(const std::optional<Tensor>& x, int64_t size, const Tensor& like
       "affine_lrelu: wrong size, type or device of ", name);
 }
 
+// in_place: the result replaces `given`, which must be dense. A thread reads its values before it writes them.
 template <class T>
 Tensor forward(
     const Tensor& given, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& noise, const Activation<T>& act) {
+    const std::optional<Tensor>& noise, const Activation<T>& act, bool in_place = false) {
   using Acc = Accumulator<T>;
   const bool last = is_channels_last(given);
   const Tensor input = dense(given, last);
-  Tensor output = empty_of(input, sizes_of(input), scalar_type_of<T>(), last);
+  Tensor output = in_place ? input : empty_of(input, sizes_of(input), scalar_type_of<T>(), last);
   if (output.numel() == 0) return output;
   const Layout3 g = Layout3::of(input);
   const Shape shape{g.count, g.channels, g.pixels, noise && noise->size(0) > 1 ? g.pixels : 0};
@@ -297,9 +298,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   return {gradient, collect(partial, with_sums), collect(partial_products, with_sums && x)};
 }
 
-Tensor affine_lrelu(
+Tensor checked_forward(
     const Tensor& x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp,
+    bool in_place) {
   STD_TORCH_CHECK(x.dim() >= 2, "affine_lrelu: x must be [N, C, ...]");
   const Layout3 g = Layout3::of(x);
   check_size(scale, g.count * g.channels, x, "scale");
@@ -307,8 +309,21 @@ Tensor affine_lrelu(
   if (noise) check_size(noise, noise->size(0) == g.count ? g.count * g.pixels : g.pixels, x, "noise");
   return with_type(x, [&](auto type) {
     using T = decltype(type);
-    return forward<T>(x, packed(scale), packed(bias), packed(noise), Activation<T>(slope, gain, clamp));
+    return forward<T>(x, packed(scale), packed(bias), packed(noise), Activation<T>(slope, gain, clamp), in_place);
   });
+}
+
+Tensor affine_lrelu(
+    const Tensor& x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+  return checked_forward(x, scale, bias, noise, slope, gain, clamp, false);
+}
+
+void affine_lrelu_(
+    Tensor x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& noise, double slope, double gain, double clamp) {
+  STD_TORCH_CHECK(x.is_contiguous() || is_channels_last(x), "affine_lrelu_: x must be dense");
+  checked_forward(x, scale, bias, noise, slope, gain, clamp, true);
 }
 
 std::tuple<Tensor, Tensor, Tensor> affine_lrelu_backward(
@@ -335,6 +350,7 @@ Tensor lrelu_gate(const Tensor& grad, const Tensor& y, double slope, double gain
 
 STABLE_TORCH_LIBRARY_IMPL(UNIFIED_NAMESPACE, UNIFIED_DISPATCH_KEY, m) {
   m.impl("affine_lrelu", TORCH_BOX(&affine_lrelu));
+  m.impl("affine_lrelu_", TORCH_BOX(&affine_lrelu_));
   m.impl("affine_lrelu_backward", TORCH_BOX(&affine_lrelu_backward));
   m.impl("lrelu_gate", TORCH_BOX(&lrelu_gate));
 }

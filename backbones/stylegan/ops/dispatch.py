@@ -74,6 +74,18 @@ def bias_act(
     return run(x, bias, dim=dim, act=act, slope=slope, gain=gain, clamp=clamp)
 
 
+def modulate(x: Tensor, styles: Tensor, *, overwrite: bool = False) -> Tensor:
+    """x [N, C, H, W] times styles [N, C]; one pass also for both gradients where there are kernels.
+
+    overwrite: x is not needed afterwards. Its memory is used again where no gradient needs x.
+    """
+    recorded = _records(x, styles)
+    if recorded and native.ready(x):
+        return native.affine_lrelu(x, scale=styles, slope=1.0, gain=1.0)
+    factor = styles.to(x.dtype)[:, :, None, None]
+    return x.mul_(factor) if overwrite and not recorded else x * factor
+
+
 def modulated_epilogue(
     x: Tensor,
     scale: Tensor | None = None,
@@ -84,14 +96,18 @@ def modulated_epilogue(
     slope: float = SLOPE,
     gain: float = LRELU_GAIN,
     clamp: float | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """clamp(gain lrelu(x scale + noise strength + bias)): all that follows a modulated convolution.
 
     x [N, C, H, W]; scale [N, C], the demodulation; noise [H, W] or [1 or N, 1, H, W]; bias [C]; gain > 0.
+    overwrite: x is not needed afterwards. Its memory is used again where no gradient needs x.
     """
     if native.ready(x) and slope >= 0 and x.ndim == 4 and (noise is None or _is_map(noise, x)):
+        dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+        in_place = overwrite and dense and not _records(x, scale, noise, strength, bias)
         return native.modulated_epilogue(
-            x, scale, noise=noise, strength=strength, bias=bias, slope=slope, gain=gain, clamp=clamp
+            x, scale, noise=noise, strength=strength, bias=bias, slope=slope, gain=gain, clamp=clamp, in_place=in_place
         )
     # Leaky ReLU commutes with a positive factor: its gain goes into scale and shift.
     shift = None if bias is None else (bias * gain)[:, None, None]
@@ -101,8 +117,14 @@ def modulated_epilogue(
     factor = torch.full((), gain, dtype=x.dtype, device=x.device) if scale is None else (scale * gain)[..., None, None]
     factor = factor.to(x.dtype)
     y = x * factor if shift is None else torch.addcmul(shift.to(x.dtype), x, factor)
-    y = F.leaky_relu(y, slope)
+    # In place: neither product nor sum needs its result for the gradient, and the slope is not negative.
+    y = F.leaky_relu(y, slope, inplace=slope > 0)
     return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def _records(*values: Tensor | float | None) -> bool:
+    """Whether autograd needs any of these."""
+    return torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 
 def _is_map(noise: Tensor, x: Tensor) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backbones.stylegan.layers import Dense
 from backbones.stylegan.ops.bias_act import LRELU_GAIN, SLOPE
-from backbones.stylegan.ops.filtered_lrelu import filtered_lrelu
-from backbones.stylegan.ops.modulated_conv import demodulation
+from backbones.stylegan.ops.dispatch import filtered_lrelu, modulate
+from backbones.stylegan.ops.modulated_conv import demodulation_of, modulated_mix, styled_conv2d
+from backbones.stylegan.ops.prepared import PreparedWeight, bounded
+from backbones.stylegan.runtime import HALF_CLAMP, Runtime
 from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from backbones.stylegan.stylegan3.filters import lowpass, radial_lowpass
 from backbones.stylegan.stylegan3.layout import Band, Layer, plan
@@ -105,26 +107,30 @@ class AliasFreeLayer(nn.Module):
         down = design(layer.down_taps, cutoff=after.cutoff, width=after.half_width * 2, rate=rate)
         self.register_buffer("up_filter", up)
         self.register_buffer("down_filter", down)
+        self._prepared = PreparedWeight()
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w)
+        styles, strength = self.affine(w), self.magnitude_ema.rsqrt()
         if self.layer.is_rgb:
-            scale = self.magnitude_ema.rsqrt() / math.sqrt(self.weight[0].numel())
+            weight = self.weight
+            y = modulated_mix(x, weight, styles * (strength / math.sqrt(weight[0].numel())))
         else:
-            scale = (demodulation(self.weight, styles) * self.magnitude_ema.rsqrt())[:, :, None, None]
-        x = x * styles.to(x.dtype)[:, :, None, None]
-        y = F.conv2d(x, self.weight.to(x.dtype), padding=self.layer.kernel_size - 1)
-        y = torch.addcmul(self.bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
+            styles = bounded(styles, x.dtype)
+            prepared = self._prepared(self.weight, x.dtype)
+            y = styled_conv2d(x, prepared.weight, styles, padding=self.layer.kernel_size - 1)
+            y = modulate(y, demodulation_of(prepared.energy, styles) * strength, overwrite=True)
+        clamp = self.conv_clamp if self.conv_clamp is not None or x.dtype != torch.float16 else HALF_CLAMP
         return filtered_lrelu(
             y,
             self.up_filter,
             self.down_filter,
+            self.bias,
             up=self.layer.up,
             down=self.layer.down,
             padding=self.layer.padding,
             slope=1.0 if self.layer.is_rgb else SLOPE,
             gain=1.0 if self.layer.is_rgb else LRELU_GAIN,
-            clamp=self.conv_clamp,
+            clamp=clamp,
         )
 
     @torch.no_grad()
@@ -141,6 +147,7 @@ class AliasFreeSynthesis(nn.Module):
         super().__init__()
         self.config = config
         self.num_ws = config.num_ws
+        self.runtime = Runtime()
         self.plan = plan(config)
         first = self.plan[0]
         self.input = FourierInput(first.in_channels, w_dim=config.w_dim, band=first.before)
@@ -167,8 +174,12 @@ class AliasFreeSynthesis(nn.Module):
             module = self.get_submodule(layer.name)
             if track:
                 module.track(x)  # type: ignore[operator]
-            x = module(x, w)
-        return x * self.config.output_scale
+            x = self.runtime.convert(x, layer.after.rate, self.config.resolution)
+            if self.runtime.recomputes(layer.after.rate):
+                x = checkpoint(module, x, w, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = module(x, w)
+        return (x.float() if x.dtype.itemsize < 4 else x) * self.config.output_scale
 
     def _checked(self, ws: Tensor) -> Tensor:
         expected = (self.num_ws, self.config.w_dim)

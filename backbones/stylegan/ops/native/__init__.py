@@ -13,7 +13,7 @@ from backbones.stylegan.ops.native.functions import (
     modulated_epilogue,
     upfirdn2d,
 )
-from backbones.stylegan.ops.native.loading import disabled, load, loaded, ready, unload
+from backbones.stylegan.ops.native.loading import disabled, load, load_built, loaded, ready, unload
 
 __all__ = [
     "affine_lrelu",
@@ -21,6 +21,7 @@ __all__ = [
     "disabled",
     "filtered_lrelu",
     "load",
+    "load_built",
     "loaded",
     "modulated_epilogue",
     "ready",

@@ -39,14 +39,20 @@ def affine_lrelu(
     slope: float = SLOPE,
     gain: float = LRELU_GAIN,
     clamp: float | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """clamp(gain lrelu(x scale + noise + bias)) in one pass.
 
     x [N, C, ...], scale [N, C], bias [C], noise [1 or N, pixels]. gain > 0, slope >= 0 (1 is linear).
+    in_place: into x, which must be dense in one of the two layouts; not recorded by autograd.
     """
     kind = _sum_type(x)
     scale, bias, noise = (None if t is None else t.to(kind) for t in (scale, bias, noise))
     limit = -1.0 if clamp is None else clamp
+    if in_place:
+        with torch.no_grad():
+            _ops.affine_lrelu_(x, scale, bias, noise, slope, gain, limit)
+        return x
     return _ops.affine_lrelu(x, scale, bias, noise, slope, gain, limit)  # type: ignore[no-any-return]
 
 
@@ -86,11 +92,12 @@ def modulated_epilogue(
     slope: float = SLOPE,
     gain: float = LRELU_GAIN,
     clamp: float | None = None,
+    in_place: bool = False,
 ) -> Tensor:
-    """As `ops.dispatch.modulated_epilogue`, for gain > 0."""
+    """As `ops.dispatch.modulated_epilogue`, for gain > 0. in_place: as of `affine_lrelu`."""
     if noise is not None:
         noise = (noise * strength).reshape(-1, x.shape[-2] * x.shape[-1])
-    return affine_lrelu(x, scale=scale, noise=noise, bias=bias, slope=slope, gain=gain, clamp=clamp)
+    return affine_lrelu(x, scale=scale, noise=noise, bias=bias, slope=slope, gain=gain, clamp=clamp, in_place=in_place)
 
 
 def filtered_lrelu(

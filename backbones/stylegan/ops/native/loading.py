@@ -43,6 +43,13 @@ def load(device: Literal["cpu", "cuda"] = "cpu", *, compile: bool = True, jobs: 
     return True
 
 
+def load_built(device: Literal["cpu", "cuda"] = "cpu") -> None:
+    """Load kernels that were built before, and compile none. Decided once in a process, so that the same call gives
+    the same bits throughout it, whenever kernels appear."""
+    if device not in _loaded and not load(device, compile=False):
+        _loaded[device] = None
+
+
 def loaded(device: str = "cpu") -> bool:
     """True if the kernels of this device type are loaded."""
     return _loaded.get(device) is not None

@@ -23,6 +23,8 @@ SCHEMAS = (
     "upfirdn2d(Tensor x, Tensor filter, int up, int down, int[] padding, bool flip, float gain) -> Tensor",
     "affine_lrelu(Tensor x, Tensor? scale, Tensor? bias, Tensor? noise, float slope, float gain, float clamp)"
     " -> Tensor",
+    "affine_lrelu_(Tensor(a!) x, Tensor? scale, Tensor? bias, Tensor? noise, float slope, float gain, float clamp)"
+    " -> ()",
     "affine_lrelu_backward(Tensor grad, Tensor y, Tensor? x, Tensor? scale, float slope, float gain, float clamp)"
     " -> (Tensor, Tensor, Tensor)",
     "lrelu_gate(Tensor grad, Tensor y, float slope, float gain, float clamp) -> Tensor",
@@ -111,6 +113,19 @@ def _(
     clamp: float,
 ) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@_register_fake("affine_lrelu_")
+def _(
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> None:
+    return None
 
 
 def _affine_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
