@@ -5,6 +5,7 @@ Survey sections 3.3.1 and 4.3.2: argmin over the code of the error of the backbo
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from inversion.augment import Augmentation
 from inversion.methods.schedules import SCHEDULES
 from inversion.objectives.error import Error
-from unified.contract.backbone import Backbone
+from unified.contract.backbone import Backbone, can
 from unified.contract.code import Code
 from unified.contract.kinds import Evidence
 from unified.contract.method import Job, Method, methods
 from unified.contract.objective import Objective, Step
 from unified.contract.random import Random
+from unified.contract.recipe import verb
 from unified.contract.reference import Reference
 from unified.contract.space import Space
 from unified.contract.view import View
@@ -53,6 +56,7 @@ class Optimize(Method):
     keep: which codes to return: those of the lowest loss (per picture), or the last ones. None: "best" when
         the loss is a function of the code alone (rendered evidence), else "last".
     clip: largest norm of the gradient of all codes together; None: no limit.
+    augment: changes the pictures and their prompts at each step; None: they stay as they are.
     """
 
     name: ClassVar[str] = "optimize"
@@ -71,6 +75,7 @@ class Optimize(Method):
     stop: Stop | None = None
     clip: float | None = None
     checkpoint_every: int = 100
+    augment: Augmentation | None = None
 
     def refuse(self, backbone: type[Backbone], spaces: Sequence[Space]) -> str | None:
         if self.evidence is not None and self.evidence not in backbone.evidences:
@@ -80,6 +85,10 @@ class Optimize(Method):
         for space in spaces:
             if evidence not in space.learns_from:
                 return f"no gradient of the {evidence.value} error reaches the space {space.name!r}"
+        for objective in self.objectives:
+            missing = [protocol.__name__ for protocol in objective.needs if not can(backbone, protocol)]
+            if missing:
+                return f"the objective {objective.name!r} needs a backbone that {verb(missing)}"
         return None
 
     def invert(self, job: Job, spaces: Sequence[Space]) -> list[list[Code]]:
@@ -129,12 +138,16 @@ class _Run:
 
     def __init__(self, method: Optimize, job: Job, items: list[_Item], view: View) -> None:
         self.method, self.job, self.items, self.view = method, job, items, view
+        # Objectives with state learn or remember while they run; those of the recipe stay as they are.
+        self.objectives = tuple(copy.deepcopy(o) if _has_state(o) else o for o in method.objectives)
         groups = [
             {"params": list(item.leaf.tensors.values()), "lr": method.lrs.get(item.space.name, method.lr)}
             for item in items
         ]
         self.rates = [method.lrs.get(item.space.name, method.lr) for item in items]
         self.adam = torch.optim.AdamW(groups, betas=method.betas, weight_decay=method.weight_decay)
+        for objective in self.objectives:
+            objective.prepare(view)
         self.per_picture = all(item.leaf.per_picture for item in items)
         self.losses: list[float] = []
         self.last_good: list[Code] = []
@@ -206,7 +219,7 @@ class _Run:
         self.adam.step()
         with torch.no_grad():
             for item in self.items:
-                item.space.project(item.leaf)
+                item.space.project(item.leaf, rng=rng.child("project"), keys=item.keys)
         return None
 
     def _loss(
@@ -221,15 +234,13 @@ class _Run:
                     self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
                 )
             )
-        attempt = self.view.attempt(
-            reference,
-            rng=rng.child("attempt"),
-            prompts=self._prompts(reference, rng),
-            evidence=method.evidence,
-        )
+        prompts = self._prompts(reference, rng)
+        if method.augment is not None:
+            reference, prompts = method.augment(reference, prompts, rng=rng.child("augment"))
+        attempt = self.view.attempt(reference, rng=rng.child("attempt"), prompts=prompts, evidence=method.evidence)
         codes = [item.code for item in self.items]
-        terms = {o.name: o(self.view, attempt, codes, step) for o in method.objectives}
-        fit = torch.stack([o.weight * terms[o.name] for o in method.objectives]).sum(0)
+        terms = {o.name: o(self.view, attempt, codes, step) for o in self.objectives}
+        fit = torch.stack([o.weight * terms[o.name] for o in self.objectives]).sum(0)
         rows = fit + self._priors(reference, fit)
         return fit, rows, terms
 
@@ -319,7 +330,7 @@ class _Run:
             "best": [None if item.best is None else item.best.tensors for item in self.items],
             "best_loss": self.best_loss,
             "adam": self.adam.state_dict(),
-            "objectives": [dict(o.state_dict()) for o in self.method.objectives],
+            "objectives": [dict(o.state_dict()) for o in self.objectives],
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -334,11 +345,15 @@ class _Run:
             item.set(leaf)
             item.best = None if best is None else item.leaf.with_tensors(best)
         self.adam.load_state_dict(state["adam"])
-        for objective, saved in zip(self.method.objectives, state["objectives"], strict=True):
+        for objective, saved in zip(self.objectives, state["objectives"], strict=True):
             objective.load_state_dict(saved)
         self.losses = list(state["losses"])
         self.best_loss = state["best_loss"]
         return int(state["step"])
+
+
+def _has_state(objective: Objective) -> bool:
+    return type(objective).state_dict is not Objective.state_dict
 
 
 methods.register("optimize", Optimize)

@@ -12,23 +12,23 @@ from inversion.spaces.parameter import Weights
 from unified.contract.kinds import Evidence
 from unified.contract.recipe import Recipe, Stage, recipes
 
+#: All synthesis weights around the pivot that is bound.
+TUNING = Stage(
+    (Weights(paths=r"^synthesis\."),),
+    Optimize(
+        steps=350,
+        lr=3e-4,
+        objectives=(Error(), Perceptual()),
+        evidence=Evidence.RENDER,
+        stop=Stop("perceptual", 0.01),
+    ),
+)
+
 recipes.register(
     "pti",
     Recipe(
         name="pti",
-        stages=(
-            PIVOT,
-            Stage(
-                (Weights(paths=r"^synthesis\."),),
-                Optimize(
-                    steps=350,
-                    lr=3e-4,
-                    objectives=(Error(), Perceptual()),
-                    evidence=Evidence.RENDER,
-                    stop=Stop("perceptual", 0.01),
-                ),
-            ),
-        ),
+        stages=(PIVOT, TUNING),
         scheme="latent-edit",
         cite="Roich et al. 2022, Pivotal Tuning for Latent-based Editing of Real Images, section 3",
         summary="W pivot, then all synthesis weights by squared pixels plus LPIPS.",

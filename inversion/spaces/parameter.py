@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Tunable
+from inversion.spaces.matrices import selected, tunable
+from unified.contract.backbone import Speaks, Tunable
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random
@@ -18,20 +19,6 @@ from unified.contract.reference import Reference
 from unified.contract.shadow import pristine_tensor
 from unified.contract.space import Space, spaces
 from unified.contract.view import View
-from unified.errors import UserError
-
-
-def _selected(paths: list[str], pattern: str) -> list[str]:
-    chosen = [path for path in paths if re.search(pattern, path)]
-    if not chosen:
-        raise UserError(f"No weight of the generator matches {pattern!r}; there are {', '.join(paths[:6])}, ...")
-    return chosen
-
-
-def _tunable(view: View) -> Tunable:
-    backbone = view.backbone
-    assert isinstance(backbone, Tunable)
-    return backbone
 
 
 @dataclass(frozen=True)
@@ -46,18 +33,19 @@ class Weights(Space):
     paths: str = ""
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
-        component, paths = _tunable(view).tunable()
+        component, paths = tunable(view).tunable()
         module = view.component(component)
-        chosen = _selected(list(paths), self.paths)
+        chosen = selected(list(paths), self.paths)
         return self.code({p: pristine_tensor(module, p).detach().clone() for p in chosen}, component=component)
 
     def bind(self, view: View, code: Code, name: str) -> None:
         weight = view.binding.weight
         for path in code.tensors:
-            view.replace(code.meta["component"], path, _replacement(code, path, weight))
+            view.replace(code.meta["component"], path, replacement(code, path, weight))
 
 
-def _replacement(code: Code, path: str, weight: float) -> Callable[[Tensor], Tensor]:
+def replacement(code: Code, path: str, weight: float) -> Callable[[Tensor], Tensor]:
+    """A change to the code's tensor at `path`, or towards it by `weight`."""
     if weight == 1.0:
         return lambda base: code.tensors[path]
     return lambda base: base + weight * (code.tensors[path] - base)
@@ -81,10 +69,10 @@ class LoRA(Space):
     paths: str = ""
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
-        component, paths = _tunable(view).adaptable()
+        component, paths = tunable(view).adaptable()
         module = view.backbone.components[component]
         tensors: dict[str, Tensor] = {}
-        for path in _selected(list(paths), self.paths):
+        for path in selected(list(paths), self.paths):
             base = pristine_tensor(module, path)
             outputs, inputs = base.shape[0], base[0].numel()
             down = rng.child(path).normal(range(self.rank), (inputs,), dtype=base.dtype) / self.rank
@@ -108,5 +96,40 @@ def _low_rank(code: Code, path: str, scale: float) -> Callable[[Tensor], Tensor]
     return change
 
 
+@dataclass(frozen=True)
+class TextWeights(Space):
+    """The weights of the text encoders (Ruiz et al. 2023, section 4.3): `<component>/<path>`, matching `paths`.
+
+    Of the encoders that speak token by token to the generator; the table of input embeddings stays, since
+    training it would change the meaning of every word of the prompts only.
+    """
+
+    name: ClassVar[str] = "text-weights"
+    kind: ClassVar[Kind] = Kind.PARAMETER
+    clash: ClassVar[Clash] = Clash.REPLACE
+    needs: ClassVar[tuple[type, ...]] = (Speaks,)
+
+    paths: str = ""
+
+    def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
+        backbone = view.backbone
+        assert isinstance(backbone, Speaks)
+        tensors: dict[str, Tensor] = {}
+        for component in backbone.text_outputs():
+            module = backbone.components[component]
+            names = [n for n, _ in module.named_parameters() if not re.search(_TABLES, n)]
+            for path in selected(names, self.paths):
+                tensors[f"{component}/{path}"] = pristine_tensor(module, path).detach().clone()
+        return self.code(tensors)
+
+    def bind(self, view: View, code: Code, name: str) -> None:
+        for key in code.tensors:
+            component, _, path = key.partition("/")
+            view.replace(component, path, replacement(code, key, view.binding.weight))
+
+
+_TABLES = r"(token_embedding|embed_tokens|shared|position_embedding)\."
+
 spaces.register("weights", Weights)
+spaces.register("text-weights", TextWeights)
 spaces.register("lora", LoRA)

@@ -26,12 +26,8 @@ def _gan(view: View) -> Renders:
 
 
 @dataclass(frozen=True)
-class _Style(Space):
-    """What W and W+ share: one code for each picture, starting at the mean w.
-
-    exploration: standard deviation of the noise added while optimising, in units of W's own; it fades to
-    zero over the first three quarters (Karras et al. 2020, appendix D). 0.05 in the projector.
-    """
+class StyleVectors(Space):
+    """What all spaces of style vectors share: one code for each picture, from which its w follow."""
 
     kind: ClassVar[Kind] = Kind.STYLE
     clash: ClassVar[Clash] = Clash.SLOT
@@ -39,7 +35,9 @@ class _Style(Space):
     per_picture: ClassVar[bool] = True
     learns_from: ClassVar[frozenset[Evidence]] = frozenset({Evidence.RENDER})
 
-    exploration: float = 0.0
+    def vectors(self, view: View, code: Code) -> Tensor:
+        """The style vectors of the code, [pictures, width] or [pictures, number, width]."""
+        return code.tensors["w"]
 
     def bind(self, view: View, code: Code, name: str) -> None:
         gan = _gan(view)
@@ -49,11 +47,22 @@ class _Style(Space):
 
         def read() -> Tensor:
             """[pictures, number, width]."""
-            w = code.tensors["w"]
+            w = self.vectors(view, code)
             w = w if weight == 1.0 else mean.to(w.dtype).lerp(w, weight)
             return w if w.ndim == 3 else w.unsqueeze(1).expand(-1, number, -1)
 
-        view.slot("styles", code, read)
+        view.slot("styles", code, read, instead_of=("channels",))
+
+
+@dataclass(frozen=True)
+class _Explored(StyleVectors):
+    """What W and W+ share.
+
+    exploration: standard deviation of the noise added while optimising, in units of W's own; it fades to
+    zero over the first three quarters (Karras et al. 2020, appendix D). 0.05 in the projector.
+    """
+
+    exploration: float = 0.0
 
     def explore(
         self, view: View, code: Code, *, progress: float, rng: Random, keys: Sequence[int]
@@ -68,7 +77,7 @@ class _Style(Space):
 
 
 @dataclass(frozen=True)
-class W(_Style):
+class W(_Explored):
     """One w for all layers: w [pictures, width]."""
 
     name: ClassVar[str] = "w"
@@ -79,7 +88,7 @@ class W(_Style):
 
 
 @dataclass(frozen=True)
-class WPlus(_Style):
+class WPlus(_Explored):
     """One w for each layer (Abdal et al. 2019, Image2StyleGAN): w [pictures, number, width].
 
     Starts from an earlier stage's W or W+ code if there is one, else from the mean w.
@@ -116,6 +125,8 @@ class NoiseMaps(Space):
     """The per-layer noise maps, one set for each picture, held to zero mean and unit variance.
 
     regularity: weight of `noise_regularity` in the loss (Karras et al. 2020: 1e5).
+    free: start from the maps that the view has and let them take any value (Abdal et al. 2020, section 3.1:
+        they then hold what the styles cannot, down to single pixels). Set `regularity` to 0 with it.
     """
 
     name: ClassVar[str] = "noise"
@@ -126,12 +137,18 @@ class NoiseMaps(Space):
     learns_from: ClassVar[frozenset[Evidence]] = frozenset({Evidence.RENDER})
 
     regularity: float = 1e5
+    free: bool = False
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
         backbone = view.backbone
         assert isinstance(backbone, Noisy)
         dtype = backbone.dtype
         shapes = backbone.noise_shapes()
+        if self.free and "noise" in view.slots:
+            return self.code({key: value.detach().clone() for key, value in view.slots["noise"].read().items()})
+        if self.free:
+            maps = backbone.noise_maps()
+            return self.code({key: value.detach().repeat(len(reference), 1, 1) for key, value in maps.items()})
         return self.code({k: rng.child(k).normal(reference.keys, shape, dtype=dtype) for k, shape in shapes.items()})
 
     def bind(self, view: View, code: Code, name: str) -> None:
@@ -140,11 +157,13 @@ class NoiseMaps(Space):
     def prior(self, view: View, code: Code) -> Tensor:
         # Maps under 16 px have too few pixels for their correlation to be judged; the paper leaves them out.
         maps = [value for value in code.tensors.values() if value.shape[-1] >= 16]
-        if not maps:
+        if not maps or self.regularity == 0.0:
             return super().prior(view, code)
         return self.regularity * torch.stack([noise_regularity(value) for value in maps]).sum(0)
 
-    def project(self, code: Code) -> None:
+    def project(self, code: Code, *, rng: Random, keys: Sequence[int]) -> None:
+        if self.free:
+            return
         for value in code.tensors.values():
             value -= value.mean((1, 2), keepdim=True)
             value *= value.square().mean((1, 2), keepdim=True).rsqrt()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Reads, TextComponent
+from inversion.spaces.class_word import check_weight, class_row, class_rows, class_text, held_rows, reads
+from unified.contract.backbone import Reads
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.space import Space, spaces
 from unified.contract.view import View
-from unified.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Word(Space):
     """Rows of the input embedding, one set for each text encoder (Gal et al. 2022, section 4).
 
     vectors: rows per encoder. initial_text: the word they start from; "": the reference's category.
-    Tensors are `<component>` [vectors, width].
+    with_category: the class word's row follows, unchanged, so that the name reads as "V* person" (Kumari et al.
+    2023, section 3.1). Tensors are `<component>` [vectors, width], and then `row/<component>` [1, width].
     """
 
     name: ClassVar[str] = "word"
@@ -34,39 +35,36 @@ class Word(Space):
 
     vectors: int = 1
     initial_text: str = ""
+    with_category: bool = False
 
     def initial(self, view: View, reference: Reference, *, rng: Random) -> Code:
+        words = class_text(reference, self.initial_text)
         backbone = view.backbone
-        assert isinstance(backbone, Reads)
-        text = self.initial_text or reference.category
-        if not text:
-            raise UserError(
-                "A word starts from the embedding of a class word, and none was given: pass category='person'"
-                " (or what the pictures show)."
-            )
-        return self.code({t.component: self._rows(view, t, text, rng) for t in backbone.texts()})
+        found = {}
+        for text in reads(backbone).texts():
+            rows = class_row(backbone, text, words).repeat(self.vectors, 1)
+            if self.vectors > 1:  # equal rows would get equal gradients for ever
+                embedding: Any = backbone.components[text.component].get_submodule(text.embedding)
+                noise = rng.child(text.component).normal(range(self.vectors), rows.shape[1:], dtype=rows.dtype)
+                rows = rows + 0.1 * embedding.weight.std() * noise
+            found[text.component] = rows
+        return self.code({**found, **(class_rows(view, reference) if self.with_category else {})})
 
-    def _rows(self, view: View, text: TextComponent, words: str, rng: Random) -> Tensor:
-        ids = text.tokenizer(words, add_special_tokens=False)["input_ids"]
-        embedding: Any = view.backbone.components[text.component].get_submodule(text.embedding)
-        rows: Tensor = embedding(torch.tensor(ids)).detach()
-        mean = rows.mean(0, keepdim=True).repeat(self.vectors, 1)
-        if self.vectors > 1:  # equal rows would get equal gradients for ever
-            spread = embedding.weight.std()
-            mean = mean + 0.1 * spread * rng.child(text.component).normal(range(self.vectors), mean.shape[1:])
-        return mean.to(rows.dtype)
+    def explore(
+        self, view: View, code: Code, *, progress: float, rng: Random, keys: Sequence[int]
+    ) -> Mapping[str, Tensor]:
+        return held_rows(code.tensors)
 
     def bind(self, view: View, code: Code, name: str) -> None:
-        count = len(next(iter(code.tensors.values())))
-        if view.binding.weight != 1.0:
-            raise UserError(
-                f"A word cannot be scaled ({name} has weight {view.binding.weight}): bind it with weight 1."
-            )
-        view.name_rows(name, count, {component: _reader(code, component) for component in code.tensors})
+        check_weight(view, name, "A word")
+        components = [text.component for text in reads(view.backbone).texts()]
+        count = len(code.tensors[components[0]]) + int(self.with_category)
+        view.name_rows(name, count, {c: self._reader(code, c) for c in components})
 
-
-def _reader(code: Code, component: str) -> Callable[[], Tensor]:
-    return lambda: code.tensors[component]
+    def _reader(self, code: Code, component: str) -> Callable[[], Tensor]:
+        if not self.with_category:
+            return lambda: code.tensors[component]
+        return lambda: torch.cat([code.tensors[component], code.tensors[f"row/{component}"]])
 
 
 spaces.register("word", Word)
