@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from backbones.diffusion.adapters import attention_matrices
+from backbones.diffusion.attention import FluxProcessor, flux_places, install
 from backbones.diffusion.backbone import Condition, DiffusionBackbone
 from backbones.diffusion.prompts import padded_ids
+from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
+from unified.contract.attention import Place
 from unified.contract.backbone import Level, TextComponent, backbones
 from unified.contract.view import View
 
@@ -70,6 +73,30 @@ class Flux(DiffusionBackbone):
             ),
         ]
 
+    # --- Attends, Speaks ----------------------------------------------------------------------------------
+
+    def places(self) -> Sequence[Place]:
+        return flux_places(self.components["transformer"])
+
+    def text_matrices(self) -> tuple[str, Sequence[tuple[str, str]]]:
+        """Of the double blocks; the single blocks project text and picture by the same weights."""
+        own = [place.name for place in self.places() if place.name.startswith("transformer_blocks.")]
+        return "transformer", [(f"{name}.add_k_proj.weight", f"{name}.add_v_proj.weight") for name in own]
+
+    def open_attention(self, view: View) -> None:
+        install(view.writable("transformer"), self.places(), FluxProcessor, view.attending)
+
+    def token_places(self, view: View, prompts: Sequence[str], text: str) -> Tensor:
+        return places_of(self.texts()[1], view, prompts, text)
+
+    def text_outputs(self) -> Mapping[str, int]:
+        """T5 only: of CLIP the transformer sees one pooled vector."""
+        return {"text_encoder_2": self.texts()[1].width}
+
+    def say(self, view: View, component: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = padded_ids(self.tokenizer_2, prompts, view.rows, length=self.text_length)
+        return output_of(view.component(component), lines(view, ids, None, 1)), ids
+
     # --- Denoises -----------------------------------------------------------------------------------------
 
     def levels(self, steps: int) -> Sequence[Level]:
@@ -88,7 +115,10 @@ class Flux(DiffusionBackbone):
         )
         grid = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
         scheduler.set_timesteps(sigmas=grid, mu=mu if config.get("use_dynamic_shifting", False) else None)
-        return [Level(sigma, 1.0 - sigma, sigma) for sigma in scheduler.sigmas.double().tolist()]
+        return [self.level_at(sigma) for sigma in scheduler.sigmas.double().tolist()]
+
+    def level_at(self, s: float) -> Level:
+        return Level(s, 1.0 - s, s)
 
     def random_levels(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logit-normal sigmas (Esser et al. 2024, section 3.1)."""
@@ -110,14 +140,21 @@ class Flux(DiffusionBackbone):
         return images / 2 + 0.5
 
     def condition(self, view: View, prompts: Sequence[str]) -> Condition:
-        clip_ids = padded_ids(self.tokenizer, prompts, view.rows, length=self.tokenizer.model_max_length)
-        t5_ids = padded_ids(self.tokenizer_2, prompts, view.rows, length=self.text_length)
-        return {
-            "pooled": view.component("text_encoder")(clip_ids).pooler_output,
-            "text": view.component("text_encoder_2")(t5_ids)[0],
-        }
+        ids = prompt_ids(self.texts(), view, prompts)
+        return pending(ids) if "time" in view.reading.varies else self._read(view, ids, None)
+
+    def _read(self, view: View, ids: Mapping[str, Tensor], time: Tensor | None) -> dict[str, Tensor]:
+        clip_ids, t5_ids = ids["text_encoder"], lines(view, ids["text_encoder_2"], time, 1)
+        text, _ = view.reading.spoken("text_encoder_2", output_of(view.component("text_encoder_2"), t5_ids), t5_ids)
+        return {"pooled": view.component("text_encoder")(clip_ids).pooler_output, "text": text}
 
     def predict(self, view: View, latents: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        ids = pending_ids(condition)
+        if ids:
+            condition = self._read(view, ids, time)
+        view.attending.begin(
+            time, (latents.shape[-2] // 2, latents.shape[-1] // 2), text_tokens=condition["text"].shape[1]
+        )
         transformer: Any = view.component("transformer")
         count, _, height, width = latents.shape
         text = condition["text"]

@@ -1,5 +1,8 @@
 """Registers the diffusion and flow backbones and their embedded models."""
 
+import backbones.diffusion.formats.custom_diffusion
+import backbones.diffusion.formats.lora
+import backbones.diffusion.formats.words
 import backbones.diffusion.loading
 import backbones.diffusion.stable_diffusion  # noqa: F401
 from unified.zoo.registry import ZooModel, register_model

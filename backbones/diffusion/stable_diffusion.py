@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from backbones.diffusion.adapters import attention_matrices
+from backbones.diffusion.attention import UNetProcessor, install, unet_places
 from backbones.diffusion.backbone import Condition, DiffusionBackbone
 from backbones.diffusion.prompts import padded_ids
+from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
+from unified.contract.attention import Place
 from unified.contract.backbone import Level, TextComponent, backbones
 from unified.contract.view import View
 from unified.errors import UserError
@@ -55,6 +58,31 @@ class StableDiffusion(DiffusionBackbone):
             )
         ]
 
+    # --- Attends, ReadsByLayer, Speaks --------------------------------------------------------------------
+
+    def places(self) -> Sequence[Place]:
+        return unet_places(self.components["unet"])
+
+    def text_matrices(self) -> tuple[str, Sequence[tuple[str, str]]]:
+        cross = [place.name for place in self.places() if place.kind == "cross"]
+        return "unet", [(f"{name}.to_k.weight", f"{name}.to_v.weight") for name in cross]
+
+    def open_attention(self, view: View) -> None:
+        install(view.writable("unet"), self.places(), UNetProcessor, view.attending)
+
+    def token_places(self, view: View, prompts: Sequence[str], text: str) -> Tensor:
+        return places_of(self.texts()[0], view, prompts, text)
+
+    def text_layers(self) -> Sequence[str]:
+        return [place.name for place in self.places() if place.kind == "cross"]
+
+    def text_outputs(self) -> Mapping[str, int]:
+        return {"text_encoder": self.texts()[0].width}
+
+    def say(self, view: View, component: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = padded_ids(self.tokenizer, prompts, view.rows, length=self.tokenizer.model_max_length)
+        return output_of(view.component(component), lines(view, ids, None, 1)), ids
+
     # --- Denoises -----------------------------------------------------------------------------------------
 
     def levels(self, steps: int) -> Sequence[Level]:
@@ -94,10 +122,26 @@ class StableDiffusion(DiffusionBackbone):
         return images / 2 + 0.5
 
     def condition(self, view: View, prompts: Sequence[str]) -> Condition:
-        ids = padded_ids(self.tokenizer, prompts, view.rows, length=self.tokenizer.model_max_length)
-        return {"text": view.component("text_encoder")(ids)[0]}
+        ids = prompt_ids(self.texts(), view, prompts)
+        return pending(ids) if "time" in view.reading.varies else self._read(view, ids["text_encoder"], None)
+
+    def _read(self, view: View, ids: Tensor, time: Tensor | None) -> dict[str, Tensor]:
+        """text [N, tokens, width]; where layers or keys and values differ, keys and values [N, layers, ...]."""
+        layers = len(self.text_layers()) if "layer" in view.reading.varies else 1
+        wide = lines(view, ids, time, layers)
+        keys, values = view.reading.spoken("text_encoder", output_of(view.component("text_encoder"), wide), wide)
+        if layers == 1 and values is keys:
+            return {"text": keys}
+        keys, values = (part.unflatten(0, (len(ids), layers)) for part in (keys, values))
+        return {"text": keys[:, 0], "keys": keys, "values": values}
 
     def predict(self, view: View, latents: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        fraction = time / len(self.alphas_cumprod)
+        ids = pending_ids(condition)
+        if ids:
+            condition = self._read(view, ids["text_encoder"], fraction)
+        view.attending.begin(fraction, (latents.shape[-2], latents.shape[-1]))
+        view.attending.texts = (condition["keys"], condition["values"]) if "keys" in condition else None
         output: Tensor = view.component("unet")(
             latents, time, encoder_hidden_states=condition["text"], return_dict=False
         )[0]

@@ -23,7 +23,8 @@ from unified.inversion import InvertSettings, invert
 
 
 def start_noise(latents: torch.Tensor, steps: int) -> Concept:
-    return Concept([Code("start-noise", {"latents": latents}, True, {"settings": {}, "steps": steps})], category="a")
+    meta = {"settings": {}, "sampling": {"steps": steps}}
+    return Concept([Code("start-noise", {"latents": latents}, True, meta)], category="a")
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -106,11 +107,9 @@ def _round_trip(backbone: StableDiffusion, steps: int, rounds: int = 0) -> float
     reference = pictures(backbone, 1)
     recipe = Recipe("test", (Stage((StartNoise(),), InvertSteps(steps=steps, rounds=rounds)),), "", "")
     concept = invert(backbone, reference, recipe, InvertSettings())
-    with backbone.bound() as view, torch.no_grad():
+    with backbone.bound(concept) as view, torch.no_grad():
         latents = backbone.encode(view, reference.images)
-        x = concept.codes[0].tensors["latents"]
-        for level, following in itertools.pairwise(backbone.levels(steps)):
-            x = backbone.step(view, x, level, following, {}, 1.0)
+        x = backbone.sample_latents(view, Target(), rng=Random(0))
     return float((x - latents).abs().max() / latents.abs().max())
 
 
@@ -126,9 +125,9 @@ def test_ddim_inversion_error_on_a_gaussian_falls_as_one_over_n() -> None:
 def test_steps_other_than_the_inversions_are_refused() -> None:
     backbone = tiny("stable-diffusion")
     concept = start_noise(torch.zeros(1, *backbone.latent_shape()), 4)
-    with pytest.raises(UserError, match="inverted with 4 steps"):
+    with pytest.raises(UserError, match="inverted with steps=4"):
         backbone.generate(concept, sampling={"steps": 9})
-    with pytest.raises(UserError, match="no setting stepps; it has guidance, steps"):
+    with pytest.raises(UserError, match="no setting stepps; it has guidance, skip, solver, steps"):
         backbone.generate(prompt="a", sampling={"stepps": 9})
 
 

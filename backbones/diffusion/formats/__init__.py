@@ -1,0 +1,1 @@
+"""Files of other software: words, low-rank adapters, Custom Diffusion's weights."""
