@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from transformers import Emu3VQVAE
 
 
+def check_sides(images: Tensor, factor: int) -> None:
+    """Raises UserError unless images [N,3,H,W] have sides that a tokenizer of `factor` divides."""
+    if images.ndim != 4 or images.shape[-2] % factor or images.shape[-1] % factor:
+        raise UserError(
+            f"images of shape {tuple(images.shape)} were given to the image tokenizer; "
+            f"expected [N,3,H,W] with sides that are multiples of {factor}; resize them first"
+        )
+
+
 class ImageTokenizer(nn.Module):
     """The VQ model of an Emu3, with pictures in 0..1 at its edge.
 
@@ -42,12 +51,7 @@ class ImageTokenizer(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Continuous latents [N,D,h,w] of images [N,3,H,W] in 0..1. Differentiable."""
-        height, width = images.shape[-2:]
-        if images.ndim != 4 or height % self.factor or width % self.factor:
-            raise UserError(
-                f"images of shape {tuple(images.shape)} were given to the image tokenizer; "
-                f"expected [N,3,H,W] with sides that are multiples of {self.factor}; resize them first"
-            )
+        check_sides(images, self.factor)
         frames = self.vq.config.temporal_downsample_factor
         pixels = ((images - self.mean) / self.std).to(self.codebook.dtype)
         video = pixels.unsqueeze(1).repeat(1, frames, 1, 1, 1)

@@ -1,6 +1,7 @@
 """Registers the autoregressive backbones and their embedded models."""
 
-import backbones.autoregressive.loading  # noqa: F401
+import backbones.autoregressive.loading
+import backbones.autoregressive.var  # noqa: F401
 from unified.zoo.registry import ZooModel, register_model
 
 register_model(
@@ -21,5 +22,25 @@ register_model(
         summary="Emu3VQVAE f8, 512 codes, a part of avatars/emu3",
         folder="tokenizer",
         build="backbones.autoregressive.train.tokenizer:build",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/var",
+        summary="next-scale prediction (VAR) with text, 64x64 in five scales",
+        folder="var",
+        backbone="var",
+        load="backbones.autoregressive.var:load_folder",
+        build="backbones.autoregressive.train.var:build",
+        needs=("avatars/var-tokenizer",),
+        category="person",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/var-tokenizer",
+        summary="multi-scale residual tokenizer f8, 512 codes for all scales, a part of avatars/var",
+        folder="var-tokenizer",
+        build="backbones.autoregressive.train.var_tokenizer:build",
     )
 )

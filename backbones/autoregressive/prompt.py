@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 
 from backbones.autoregressive.layout import PromptLayout, VisualVocabulary
+from unified.contract.text import token_ids
 from unified.errors import UserError
+
+
+def named_ids(tokenizer: Any, text: str, rows: Mapping[str, Sequence[int]]) -> list[int]:
+    """Ids of a text in which the names in `rows` stand for their (negative) ids.
+
+    Raises UserError for a name that is a token already: the text could not say that token any more.
+    """
+    for name in rows:
+        if len(tokenizer(name, add_special_tokens=False)["input_ids"]) == 1:
+            raise UserError(
+                f"{name!r} is a token of the model's own vocabulary, so it cannot stand for a concept: give the concept"
+                " another name with concept.renamed('<me>')."
+            )
+    return token_ids(tokenizer, text, rows)
 
 
 class PromptBuilder:
@@ -39,6 +54,10 @@ class PromptBuilder:
         """Ids of text alone, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def beginning(self) -> list[int]:
+        """What every sequence starts with."""
+        return [self._special(self.layout.begin)]
+
     def opening(self, height: int, width: int) -> list[int]:
         """What comes between the text and the first visual token of a picture of height x width tokens."""
         size = self.text_ids(f"{height}*{width}") if self.layout.size_text else []
@@ -66,15 +85,17 @@ class PromptBuilder:
         references: Sequence[Tensor] = (),
         *,
         size: tuple[int, int] | None = None,
+        begin: bool = True,
     ) -> list[int]:
         """Everything before the first visual token: references, text, opening of the new picture.
 
         text: a string, or ids (where placeholders have been put). references: codes [h,w] of each.
         size: height and width in tokens of the new picture, default that of the layout.
+        begin: False where the beginning of the sequence was read before (a memory that opens it).
         No text and no references is the prompt of unconditional sampling.
         """
         height, width = size or (self.layout.height, self.layout.width)
-        ids = [self._special(self.layout.begin)]
+        ids = self.beginning() if begin else []
         for codes in references:
             ids += self.picture_ids(codes)
         ids += self.text_ids(text) if isinstance(text, str) else list(text)

@@ -51,7 +51,7 @@ class Emu3Settings:
     heads: int = 3
     intermediate: int = 512
     longest: int = 1024
-    steps: int = 3500
+    steps: int = 7500
     batch: int = 16
     learning_rate: float = 1.5e-3
     warmup: int = 200

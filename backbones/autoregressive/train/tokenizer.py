@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy
 import torch
@@ -156,9 +157,20 @@ def channels_last(latents: Tensor) -> Tensor:
     return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
 
 
+class Codec(Protocol):
+    """What is measured of a tokenizer: codebook [K,D], pictures in 0..1 to codes and back."""
+
+    @property
+    def codebook(self) -> Tensor: ...
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+
 @torch.no_grad()
 def measure(
-    tokenizer: ImageTokenizer,
+    tokenizer: Codec,
     held_out: numpy.ndarray,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
     *,

@@ -1,0 +1,76 @@
+"""Drawing a picture scale by scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backbones.autoregressive.choosing import SamplingSettings, draw, guide
+from backbones.autoregressive.next_scale import NextScale, Pair, Read
+from backbones.autoregressive.scales import MultiScaleTokenizer
+
+
+def both(first: Read, second: Read) -> Read:
+    """The lines of two texts of one length, one above the other."""
+    return Read(
+        torch.cat([first.pooled, second.pooled]),
+        tuple(
+            (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(first.pairs, second.pairs, strict=True)
+        ),
+        torch.cat([first.mask, second.mask]),
+    )
+
+
+@torch.no_grad()
+def draw_scales(
+    model: NextScale,
+    tokenizer: MultiScaleTokenizer,
+    text: Read,
+    *,
+    generators: Sequence[torch.Generator],
+    settings: SamplingSettings,
+    unconditional: Read | None = None,
+    forced: Tensor | None = None,
+) -> Tensor:
+    """Tokens [B,count] of one picture for each line of `text`.
+
+    Guidance grows with the scale from 0 to `settings.guidance` - 1 above the conditional model (VAR's released
+    sampler): coarse scales decide little and suffer most from it. generators: one a picture, each gives
+    `count` numbers whatever the settings. forced: tokens [B,count] to keep, -1 where the model chooses.
+    """
+    sides = tokenizer.settings.sides
+    count = len(text.pooled)
+    uniform = torch.stack([torch.rand(tokenizer.settings.count, generator=g) for g in generators])
+    uniform = uniform.to(text.pooled.device)
+    lines = text if unconditional is None or settings.guidance == 1 else both(text, unconditional)
+    past: list[Pair] | None = None
+    total: Tensor | None = None
+    inputs = text.pooled.new_zeros(len(lines.pooled), 0, tokenizer.settings.dimension)
+    codes: list[Tensor] = []
+    first = 0
+    for scale, side in enumerate(sides):
+        share = scale / max(len(sides) - 1, 1)
+        if past is not None and share > settings.guidance_until and len(lines.pooled) > count:
+            # Nothing is guided any more: the lines without the prompt are not asked again.
+            lines, inputs = text, inputs[:count]
+            past = [(keys[:count], values[:count]) for keys, values in past]
+        logits, past = model.run(lines, model.embed(lines, inputs, first), past)
+        if len(logits) > count:
+            strength = 1 + (settings.guidance - 1) * share if share >= settings.guidance_from else 1.0
+            logits = guide(logits[:count], logits[count:], strength)
+        places = slice(first, first + side * side)
+        chosen = draw(logits.flatten(0, 1), uniform[:, places].flatten(), settings).view(count, -1)
+        if forced is not None:
+            kept = forced[:, places]
+            chosen = torch.where(kept >= 0, kept, chosen)
+        codes.append(chosen)
+        first += side * side
+        if scale + 1 == len(sides):
+            break
+        added = tokenizer.contribution(scale, tokenizer.lookup(chosen.unflatten(1, (side, side))))
+        total = added if total is None else total + added
+        inputs = tokenizer.shrink(total, scale + 1).flatten(2).transpose(1, 2)
+        inputs = inputs.repeat(len(lines.pooled) // count, 1, 1)
+    return torch.cat(codes, dim=1)

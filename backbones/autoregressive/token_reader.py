@@ -1,0 +1,182 @@
+"""What all backbones share that read text and visual tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbones.autoregressive.network import Network
+from backbones.autoregressive.prompt import PromptBatch
+from backbones.autoregressive.sampling import SamplingSettings, teacher_forced
+from unified.contract.attempt import Attempt
+from unified.contract.backbone import Backbone, Sampling
+from unified.contract.kinds import Evidence
+from unified.contract.memory import Memory, join_memories
+from unified.contract.random import Random
+from unified.contract.reference import Reference
+from unified.contract.view import View
+from unified.errors import UserError
+
+BATCH = 64  # pictures that are tokenised at a time
+Grid = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class TokenSampling(Sampling):
+    """See `SamplingSettings`.
+
+    references: pictures put in the context when visual tokens are bound.
+    redraw: rows of numbers over the picture; where they are above one half the bound visual tokens are drawn
+        anew, elsewhere they are kept. None: everything is drawn.
+    gate: rows of numbers in 0..1 over the picture: how much each place sees of bound keys and values.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 3.0
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
+    references: int = 1
+    redraw: Grid | None = None
+    gate: Grid | None = None
+
+    def drawing(self) -> SamplingSettings:
+        """The part that the sampling loop reads."""
+        names = {field.name for field in fields(SamplingSettings)}
+        return SamplingSettings(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in names})
+
+
+def on_grid(values: Grid, size: tuple[int, int], *, what: str) -> Tensor:
+    """Rows of numbers, averaged or repeated to [height,width]. Raises UserError for what is no grid."""
+    try:
+        grid = torch.tensor([list(row) for row in values], dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} takes rows of numbers of one length, such as [[0, 1], [0, 1]]; {error}.") from error
+    if grid.ndim != 2 or not grid.numel():
+        raise UserError(f"{what} takes rows of numbers of one length; it was given shape {tuple(grid.shape)}.")
+    return functional.interpolate(grid[None, None], size=size, mode="area")[0, 0]
+
+
+class Encodes(Protocol):
+    """Pictures to visual tokens. factor: pixels a side of one token."""
+
+    @property
+    def factor(self) -> int: ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes [N,h,w] of images [N,3,H,W] in 0..1."""
+        ...
+
+
+class TokenReader(Backbone):
+    """A frozen model that reads text and visual tokens. Subclasses say how its parts are put together.
+
+    encoder: pictures to codes, of the pristine model: no space changes its tokenizer.
+    size: height and width of its pictures in tokens. length: tokens that its context holds.
+    """
+
+    label: ClassVar[str] = "autoregressive"
+    evidences: ClassVar[tuple[Evidence, ...]] = (Evidence.LIKELIHOOD,)
+    sampling: TokenSampling = TokenSampling()
+    encoder: Encodes
+    size: tuple[int, int]
+    length: int
+    pad: int = 0
+
+    @abstractmethod
+    def network(self, view: View) -> Network:
+        """The model as the view sees it."""
+
+    @abstractmethod
+    def prompts(
+        self,
+        view: View,
+        prompts: Sequence[str],
+        *,
+        references: Sequence[Sequence[Tensor]] = (),
+        size: tuple[int, int] | None = None,
+        begin: bool = True,
+    ) -> PromptBatch:
+        """Prompts with the view's names in them; `references`: codes [h,w] shown to each prompt."""
+
+    @abstractmethod
+    def slots(self, height: int, width: int) -> Tensor:
+        """The tokens of a picture in order, see `PromptBuilder.slots`."""
+
+    @property
+    def resolution(self) -> int:
+        return self.size[0] * self.encoder.factor
+
+    def codes(self, view: View, images: Tensor) -> Tensor:
+        return torch.cat([self.encoder.encode(part) for part in images.split(BATCH)])
+
+    def logits(self, view: View, prompts: Sequence[str], codes: Tensor) -> Tensor:
+        return self._logits(view, prompts, codes, references=[[] for _ in prompts])
+
+    def _logits(
+        self, view: View, prompts: Sequence[str], codes: Tensor, *, references: Sequence[Sequence[Tensor]]
+    ) -> Tensor:
+        height, width = codes.shape[1:]
+        memory = self.bound_memory(view)
+        begin = memory is None or not memory.opens
+        batch = self.prompts(view, prompts, references=references, size=(height, width), begin=begin)
+        slots = self.slots(height, width)
+        self._check_length(batch, slots, memory)
+        return teacher_forced(self.network(view), batch, codes.flatten(1), slots=slots, memory=memory)
+
+    def _context(self, view: View, *, first: int = 0, except_for: int | None = None) -> list[Tensor]:
+        """Codes of the pictures bound to stand in the context, of every concept as many as `references` says.
+
+        first: picture to begin with, so that several samples show more than one view of the concept; 0 where
+        `except_for` is given.
+        except_for: a picture that is being explained: it must not be shown itself.
+        """
+        shown: list[Tensor] = []
+        for key, slot in view.slots.items():
+            if key.startswith("context/"):
+                known = slot.code.pictures or 1
+                most = min(slot.code.meta["settings"]["references"], known)
+                # Where all are shown they come in one order, so that all samples share what is read of them.
+                begin = first if most < known else 0
+                order = [(begin + k) % known for k in range(known) if k != except_for]
+                shown += list(slot.rows(order[:most]))
+        return shown
+
+    def most_pictures(self) -> int:
+        """Of this model's own size; the text takes some room too."""
+        height, width = self.size
+        new = len(self.slots(height, width))
+        return (self.length - new) // (new + 2) - 1
+
+    def _check_length(self, prompts: PromptBatch, slots: Tensor, memory: Memory | None) -> None:
+        longest = int(prompts.mask.sum(1).max()) + len(slots) + (0 if memory is None else len(memory))
+        if longest > self.length:
+            raise UserError(
+                f"The prompt, its reference pictures and the new picture take {longest} tokens; {self.id} reads"
+                f" {self.length}. Show fewer pictures (references=...) or shorten the prompt."
+            )
+
+    def bound_memory(self, view: View) -> Memory | None:
+        """All memories bound to the view, side by side."""
+        return join_memories([slot.read() for key, slot in view.slots.items() if key.startswith("memory/")])
+
+    def attempt(
+        self, view: View, reference: Reference, *, rng: Random, prompts: Sequence[str], evidence: Evidence
+    ) -> Attempt:
+        """Nats of each visual token, [B, h*w]; pictures of a bound context stand before each, except itself."""
+        codes = reference.once(("codes", id(self)), lambda images: self.codes(view, images))
+        shown = [self._context(view, except_for=i) for i in reference.index]
+        logits = self._logits(view, prompts, codes, references=shown)
+        error = functional.cross_entropy(logits.transpose(1, 2), codes.flatten(1), reduction="none")
+        return Attempt(error, reference, lambda: self.expected_picture(logits, codes.shape[1:]))
+
+    @abstractmethod
+    def expected_picture(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """The picture of the expected code vectors, from logits [B,h*w,K]."""
