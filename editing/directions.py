@@ -1,69 +1,85 @@
-"""Named attribute directions of a GAN: a file beside its weights, and how such a file is made.
+"""Named directions of a GAN, and reading what an edit asks of them.
 
-A direction belongs to one value of one attribute and is named "attribute=value" ("mouth=smile"). Its unit:
-strength 1 moves w by one standard deviation of the generator's own samples along the direction, so that
-strengths mean the same for every direction and generator; -3 to 3 is what samples span.
-
-The file is safetensors, name -> unit vector [width] (or [number, width], one for each layer), with JSON in
-the metadata: the generator's fingerprint, who judged the samples, how many there were, and for each
-direction the deviation in w, the accuracy of its boundary and how often samples show the value.
+A direction found from a classifier belongs to one value of one attribute and is named "attribute=value"
+("mouth=smile"); those of an unsupervised method have names of that method's own ("coarse-0"). In front of a
+name may stand the method that found it ("sefa:coarse-0"). The unit: strength 1 moves by one standard deviation
+of the generator's own samples along the direction, so that strengths mean the same for every direction and
+generator; -3 to 3 is what samples span.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from editing.latent.interfacegan import conditional
 from editing.latent.names import aliases
-from editing.styles import gan_of
-from unified.contract.backbone import Backbone
+from unified.edits import Asked
 from unified.errors import UserError
-from unified.files import cache_folder, write_file
-from unified.zoo.registry import WEIGHTS
 
-FORMAT = 1
-FILE = "directions.safetensors"
-_KEY = "unified-directions"
+DEFAULT_METHOD = "interfacegan"
+ALIAS_CHANGE = 0.2  # of a value's share: a component that changes one by this much is called by that value
 
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction.
+    """One direction, in w or in the style channels (StyleSpace).
 
-    vector: unit vector [width], or [number, width] with a vector for each layer. deviation: standard
-    deviation of samples along it, in w: what strength 1 moves by. accuracy: of its boundary on held-out
-    samples, 0..1. share: of the samples that show the value, 0..1.
+    vector: unit vector [width], or [number, width] with a vector for each layer; with `channels` [sum of
+    sizes], the layers' channels side by side. deviation: standard deviation of samples along it: what strength
+    1 moves by. accuracy: of its boundary on held-out samples, 0..1. share: of the samples that show the value,
+    0..1. layers: first and last layer that it moves, where an edit names none; None: all. changes: value of an
+    attribute -> share of samples that show it at strength 3 less that at strength -3, in -1..1, as the
+    classifier sees them. channels: layer -> size for a direction of style channels; empty for w.
     """
 
     vector: Tensor
     deviation: float
     accuracy: float = float("nan")
     share: float = float("nan")
+    layers: tuple[int, int] | None = None
+    changes: Mapping[str, float] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
 
     def shift(self, number: int) -> Tensor:
-        """What strength 1 adds to styles, [number, width]."""
+        """What strength 1 adds: to styles [number, width], or to the channels of all layers [channels]."""
         step = self.deviation * self.vector
-        return step.expand(number, -1) if step.ndim == 1 else step
+        step = step.expand(number, -1) if step.ndim == 1 and not self.channels else step
+        return step if self.layers is None else self.within(step, *self.layers)
+
+    def depth(self, number: int) -> int:
+        """How many layers a range can name: those of w, or of the style channels."""
+        return len(self.channels) or number
+
+    def within(self, step: Tensor, first: int, last: int) -> Tensor:
+        """`step` with all layers but first..last at zero."""
+        kept = torch.zeros(self.depth(len(step)), dtype=step.dtype)
+        kept[first : last + 1] = 1
+        if not self.channels:
+            return step * kept.unsqueeze(1)
+        return step * kept.repeat_interleave(torch.tensor(list(self.channels.values())))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What an edit adds: to styles [number, width], to style channels [channels], or to both; None: nothing."""
+
+    styles: Tensor | None = None
+    channels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """The directions of one generator.
+    """Directions of one generator: those of one method, or of several together (see `merged`).
 
     items: by name. backbone, fingerprint: the generator. extractor: who judged. samples: how many were
-    judged. left_out: values without a direction, and why.
+    judged. left_out: values without a direction, and why. method: how they were found. data: what on, in
+    words. by_text: methods that make a direction from the words behind "method:".
     """
 
     items: Mapping[str, Direction]
@@ -72,165 +88,114 @@ class Directions:
     extractor: str = ""
     samples: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    method: str = DEFAULT_METHOD
+    data: str = ""
+    by_text: Mapping[str, Callable[[str], Direction]] = field(default_factory=dict)
+
+    def aliases(self) -> dict[str, tuple[str, float]]:
+        """Other names: alias -> (name, sign)."""
+        found: dict[str, tuple[str, float]] = {}
+        for method in sorted({name.partition(":")[0] for name in self.items if ":" in name}):
+            own = {name.partition(":")[2]: d for name, d in self.items.items() if name.startswith(f"{method}:")}
+            for alias, (name, sign) in all_aliases(own).items():
+                found[f"{method}:{alias}"] = (f"{method}:{name}", sign)
+        return {**found, **all_aliases({name: d for name, d in self.items.items() if ":" not in name})}
 
     def names(self) -> list[str]:
         """Every name and alias, sorted: what edits can ask for."""
-        return sorted({*self.items, *aliases(self.items)})
+        return sorted({*self.items, *self.aliases()})
 
     def find(self, name: str) -> tuple[str, float]:
         """The full name that `name` stands for, and the sign. Raises UserError with the nearest names."""
         if name in self.items:
             return name, 1.0
+        known = self.aliases()
         plain = " ".join(name.lower().replace("_", " ").split())
-        known = aliases(self.items)
-        if plain in known:
-            return known[plain]
+        for each in (name, plain):
+            if each in known:
+                return known[each]
         near = difflib.get_close_matches(plain, [*self.items, *known], n=5, cutoff=0.5)
-        hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)[:12])}, ..."
+        shown = sorted(known or self.items)[:12]
+        hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(shown)}, ..."
         raise UserError(f"{self.backbone} has no direction {name!r}; {hint}. `unified edit --list` shows all.")
 
+    def get(self, name: str) -> tuple[Direction, float]:
+        """The direction that `name` stands for, and the sign. Raises UserError with the nearest names."""
+        method, colon, words = name.partition(":")
+        if colon and method in self.by_text:
+            return self.by_text[method](words.strip()), 1.0
+        found, sign = self.find(name)
+        return self.items[found], sign
+
+    def resolve(self, asked: str) -> tuple[Direction, float]:
+        """The direction that `asked` stands for, made conditional on those behind '|', and the sign."""
+        parts = Asked.read(asked)
+        direction, sign = self.get(parts.name)
+        if not parts.others:
+            return direction, sign
+        others = [self.get(other)[0] for other in parts.others]
+        if any(d.channels != direction.channels for d in others):
+            raise UserError(f"{asked!r}: a direction of w and one of style channels cannot leave each other alone.")
+        if any(d.vector.ndim != 1 for d in (direction, *others)):
+            raise UserError(f"{asked!r}: only directions with one vector for all layers can leave others alone.")
+        kept = conditional(direction.vector, *(d.vector for d in others))
+        return Direction(kept, direction.deviation, layers=direction.layers, channels=direction.channels), sign
+
     def shift(self, asked: str, number: int) -> Tensor:
-        """What strength 1 of an edit adds to styles, [number, width].
+        """What strength 1 of an edit adds: to styles [number, width], or to style channels [channels].
 
         asked: "NAME", "NAME@4-7" for the layers 4 to 7 alone (from 0), "NAME|OTHER|OTHER" to leave the scores
         of other attributes as they are, or "NAME|OTHER@4-7". Raises UserError for what it cannot read.
         """
-        text, separator, layers = asked.partition("@")
-        name, *others = (part.strip() for part in text.split("|"))
-        found, sign = self.find(name)
-        direction = self.items[found]
-        if others:
-            vectors = [self.items[self.find(other)[0]].vector for other in others]
-            if any(v.ndim != 1 for v in (direction.vector, *vectors)):
-                raise UserError(f"{asked!r}: only directions with one vector for all layers can leave others alone.")
-            direction = Direction(conditional(direction.vector, *vectors), direction.deviation)
-        shift = sign * direction.shift(number)
-        if separator:
-            first, last = _layer_range(asked, layers, number)
-            kept = torch.zeros(number, 1, dtype=shift.dtype)
-            kept[first : last + 1] = 1
-            shift = shift * kept
-        return shift
+        direction, sign = self.resolve(asked)
+        span = Asked.read(asked).range(direction.depth(number))
+        if span is None:
+            return sign * direction.shift(number)
+        whole = Direction(direction.vector, direction.deviation, channels=direction.channels)
+        return sign * whole.within(whole.shift(number), *span)
 
-    def total(self, edits: Mapping[str, float], number: int) -> Tensor | None:
-        """What all edits together add to styles, [number, width]; None for none but zeros.
+    def total(self, edits: Mapping[str, float], number: int) -> Shift | None:
+        """What all edits together add; None for none but zeros.
 
         The order in which the edits are given does not matter, to the last bit.
         """
-        shifts = {asked: self.shift(asked, number) for asked in sorted(edits)}
-        bad = [f"{name}={edits[name]}" for name in shifts if not math.isfinite(edits[name])]
+        bad = [f"{name}={strength}" for name, strength in edits.items() if not math.isfinite(strength)]
         if bad:
             raise UserError(f"The strength of an edit must be a finite number; {', '.join(bad)} was given.")
-        parts = [edits[asked] * shift for asked, shift in shifts.items() if edits[asked] != 0]
-        return torch.stack(parts).sum(0) if parts else None
+        styles: list[Tensor] = []
+        channels: list[Tensor] = []
+        for asked in sorted(edits):
+            step = self.shift(asked, number)
+            if edits[asked] != 0:
+                (styles if step.ndim == 2 else channels).append(edits[asked] * step)
+        return Shift(_sum(styles), _sum(channels)) if styles or channels else None
 
 
-def _layer_range(asked: str, layers: str, number: int) -> tuple[int, int]:
-    match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", layers)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-    if not first <= last < number:
-        raise UserError(f"{asked!r}: write layers as '@first-last' within 0-{number - 1}, such as '@4-7'.")
-    return first, last
+def _sum(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(parts)).sum(0) if parts else None
 
 
-def save_directions(directions: Directions, path: str | Path) -> Path:
-    """Write a direction file; returns its path."""
-    described = {
-        name: {
-            key: value
-            for key, value in (("deviation", d.deviation), ("accuracy", d.accuracy), ("share", d.share))
-            if math.isfinite(value)
-        }
-        for name, d in directions.items.items()
-    }
-    description = {
-        "format": FORMAT,
-        "unit": "strength 1 moves w by `deviation` along the unit vector: one standard deviation of samples",
-        **_provenance(directions),
-        "directions": described,
-    }
-    text = json.dumps(description, sort_keys=True)
-    tensors = {name: d.vector.detach().float().contiguous().clone() for name, d in directions.items.items()}
-    return write_file(path, save(tensors, metadata={_KEY: text}))
+def named_by_change(items: Mapping[str, Direction]) -> dict[str, tuple[str, float]]:
+    """The values of the attribute that each component changes most -> (component, sign).
 
-
-def _provenance(directions: Directions) -> dict[str, Any]:
-    """The fields of `directions` but the directions themselves, as JSON values."""
-    return {
-        "backbone": directions.backbone,
-        "fingerprint": directions.fingerprint,
-        "extractor": directions.extractor,
-        "samples": directions.samples,
-        "left_out": dict(directions.left_out),
-    }
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    """The JSON of a direction file. Raises UserError if it is none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        description: dict[str, Any] = json.loads(metadata[_KEY])
-        if description["format"] > FORMAT:
-            raise UserError(f"{path} has direction format {description['format']}; upgrade unified to read it.")
-        return description
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is no direction file, or only a part of one ({error}). Find the directions again."
-        ) from error
-
-
-def load_directions(path: str | Path, backbone: Backbone) -> Directions:
-    """Read a direction file of `backbone`.
-
-    Raises UserError if it is missing, damaged, does not fit, or was made for other weights.
+    Of several components with the same value the one that changes it most has the name; values that change
+    by less than ALIAS_CHANGE give none. Directions found for a value ("attribute=value") are named already.
     """
-    path = Path(path)
-    description = _describe(path)
-    if description["fingerprint"] != backbone.fingerprint:
-        raise UserError(
-            f"The directions in {path} were found on {description['backbone']} (weights"
-            f" {description['fingerprint']}); this is {backbone.id} (weights {backbone.fingerprint})."
-            " Find them again for this generator: `unified edit --find`."
-        )
-    number, width = gan_of(backbone).style_shape()
-    items = {}
-    with safe_open(path, framework="pt") as file:
-        for name, values in description["directions"].items():
-            vector = file.get_tensor(name).clone()
-            if tuple(vector.shape) not in ((width,), (number, width)) or not bool(torch.isfinite(vector).all()):
-                raise UserError(f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected [{width}].")
-            items[name] = Direction(vector, **values)
-    return Directions(
-        items=items,
-        **{key: description[key] for key in ("backbone", "fingerprint", "extractor", "samples", "left_out")},
-    )
+    best: dict[str, tuple[float, str]] = {}
+    for name, direction in items.items():
+        if "=" in name or not direction.changes:
+            continue
+        changes = direction.changes
+        top = max(changes, key=lambda value: abs(changes[value]))
+        for value, change in changes.items():
+            same = value.partition("=")[0] == top.partition("=")[0]
+            if same and abs(change) >= ALIAS_CHANGE and abs(change) > abs(best.get(value, (0.0, ""))[0]):
+                best[value] = (change, name)
+    return {value: (name, math.copysign(1.0, change)) for value, (change, name) in best.items()}
 
 
-def user_file(fingerprint: str) -> Path:
-    """Where the directions of a generator that is not embedded lie: in UNIFIED_CACHE or ~/.cache/unified."""
-    return cache_folder() / "directions" / f"{fingerprint}.safetensors"
-
-
-def direction_file(fingerprint: str) -> Path | None:
-    """The direction file of a generator: the user's own, else an embedded one; None if there is neither."""
-    own = user_file(fingerprint)
-    if own.exists():
-        return own
-    for path in sorted(WEIGHTS.glob(f"*/{FILE}")):
-        if _describe(path)["fingerprint"] == fingerprint:
-            return path
-    return None
-
-
-def directions_for(backbone: Backbone) -> Directions:
-    """The named directions of a GAN. Raises UserError, saying how to make them, if there are none."""
-    gan_of(backbone)
-    path = direction_file(backbone.fingerprint)
-    if path is None:
-        raise UserError(
-            f"No attribute directions are known for {backbone.id} (weights {backbone.fingerprint}): find"
-            " them with `unified edit --find`, or for the embedded model with"
-            " `unified zoo build avatars/directions`."
-        )
-    return load_directions(path, backbone)
+def all_aliases(items: Mapping[str, Direction]) -> dict[str, tuple[str, float]]:
+    """Other names of directions, by the value they were found for or change: alias -> (name, sign)."""
+    changed = named_by_change(items)
+    short = {alias: (changed[value][0], sign * changed[value][1]) for alias, (value, sign) in aliases(changed).items()}
+    return {**short, **changed, **aliases(items)}

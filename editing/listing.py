@@ -1,38 +1,51 @@
-"""What `unified edit --list` shows and `--find` makes: the attribute directions of a backbone."""
+"""What `unified edit --list` shows: the directions of a backbone, by name, method, extractor and data."""
 
 from __future__ import annotations
 
-from editing.directions import directions_for, save_directions, user_file
+import math
+
+from editing.by_text import by_text, text_methods
+from editing.direction_file import known_directions
+from editing.directions import Direction, Directions, named_by_change
 from unified.contract.backbone import Backbone, Renders
-from unified.contract.progress import Progress
 from unified.directions_hook import direction_sources
-from unified.errors import UserError
+
+_SHOWN = 3  # changes of a component that a line names
 
 
 class AttributeDirections:
-    """The directions in the backbone's direction file."""
+    """The directions in the backbone's direction files, and what is made from words."""
 
     def directions(self, backbone: Backbone) -> dict[str, str]:
         if not isinstance(backbone, Renders):
             return {}
-        try:
-            found = directions_for(backbone)
-        except UserError:
-            return {}  # none were made for these weights; asking for an edit says how
-        return {
-            name: f"accuracy {direction.accuracy:.0%}, shown by {direction.share:.0%} of samples"
-            for name, direction in found.items.items()
-        }
+        found: dict[str, str] = {}
+        for part in known_directions(backbone):
+            names: dict[str, str] = {}
+            for value, (name, sign) in named_by_change(part.items).items():
+                text = f"{part.method}:{value}" + ("" if sign > 0 else " (backwards)")
+                names[name] = f"{names[name]}, {text}" if name in names else text
+            for name, direction in part.items.items():
+                key = name if "=" in name and name not in found else f"{part.method}:{name}"
+                found[key] = about(direction, part, called=names.get(name, ""))
+        for name in by_text(backbone):
+            found[f"{name}:TEXT"] = text_methods.get(name).about(backbone)
+        return found
 
-    def find(self, backbone: Backbone, *, progress: Progress) -> str | None:
-        if not isinstance(backbone, Renders):
-            return None
-        from editing.find_directions import find_directions
-        from unified.extractors import attributes
 
-        found = find_directions(backbone, attributes.load(), extractor="avatars/attributes", progress=progress)
-        path = save_directions(found, user_file(backbone.fingerprint))
-        return f"{len(found.items)} attribute directions, judged by avatars/attributes: {path}"
+def about(direction: Direction, of: Directions, *, called: str = "") -> str:
+    """One line on a direction. called: the attribute values that a component is named by."""
+    parts = [f"accuracy {direction.accuracy:.0%}"] if math.isfinite(direction.accuracy) else []
+    if math.isfinite(direction.share):
+        parts.append(f"shown by {direction.share:.0%} of samples")
+    if direction.changes:
+        largest = sorted(direction.changes.items(), key=lambda pair: -abs(pair[1]))[:_SHOWN]
+        parts.append("changes " + ", ".join(f"{value} {change:+.0%}" for value, change in largest))
+    if called:
+        parts.append(f"also called {called}")
+    if direction.layers is not None:
+        parts.append(f"layers {direction.layers[0]}-{direction.layers[1]}")
+    return "; ".join((*parts, f"by {of.method}, judged by {of.extractor or '?'} on {of.data or 'unknown data'}"))
 
 
 direction_sources.register("attribute directions", AttributeDirections())

@@ -14,9 +14,18 @@ from unified.zoo.registry import ZooModel, register_model  # noqa: E402
 register_model(
     ZooModel(
         name="avatars/directions",
-        summary="attribute directions of avatars/stylegan2 (InterFaceGAN)",
+        summary="attribute directions of avatars/stylegan2 (InterFaceGAN, SeFa, GANSpace, StyleSpace and others)",
         folder="directions",
-        build="editing.find_directions:build",
+        build="editing.find.build:build",
         needs=("avatars/stylegan2", "avatars/attributes"),
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/channel-effects",
+        summary="what the style channels of avatars/stylegan2 do to pictures: edits by text (StyleCLIP)",
+        folder="channel-effects",
+        build="editing.find.styleclip:build",
+        needs=("avatars/stylegan2", "avatars/clip"),
     )
 )

@@ -6,35 +6,22 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from editing.latent_edit import style_refusal
-from editing.styles import gan_of, style_codes, with_samples, with_styles
+from editing.rendering import render_rows
+from editing.scorers import Embedder, TextScorer, embedded_clip, embedded_identity
+from editing.styles import gan_of, own_styles, style_places, with_samples, with_styles
 from unified.contract.backbone import Backbone, Renders
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random
-from unified.contract.scheme import Scheme, schemes
+from unified.contract.scheme import EditScheme, schemes
 from unified.contract.target import Target
 from unified.contract.view import View
 from unified.errors import UserError
-
-
-class TextScorer(Protocol):
-    """Pictures [N,3,H,W] in 0..1 and texts as unit vectors of one space."""
-
-    def image_features(self, images: Tensor) -> Tensor: ...
-
-    def text_features(self, texts: Sequence[str]) -> Tensor: ...
-
-
-class Embedder(Protocol):
-    """Pictures [N,3,H,W] in 0..1 as unit vectors that say who is shown."""
-
-    def embed(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -81,13 +68,12 @@ def fit_text(
     rows: pictures of the view's style code, modulo how many it holds. text: unit features [D].
     """
     gan = gan_of(view.backbone)
-    start = view.slots["styles"].rows(rows).detach().clone()
-    noise = view.slots["noise"].rows(rows) if "noise" in view.slots else None
+    start = own_styles(view).rows(rows).detach().clone()
     _, deviation = gan.style_statistics()
     before = None
     if terms.embedder is not None:
         with torch.no_grad():
-            before = terms.embedder.embed(gan.render(view, start, noise).clamp(0, 1))
+            before = terms.embedder.embed(render_rows(view, rows, start).clamp(0, 1))
     layers = start.shape[1] if descent.per_layer else 1
     shift = torch.zeros_like(start[:, :layers]).requires_grad_()
     optimiser = torch.optim.Adam([shift])
@@ -95,7 +81,7 @@ def fit_text(
     rate = descent.lr * deviation / math.sqrt(start.shape[2])
     progress.start(label, descent.steps)
     for step in range(descent.steps):
-        image = gan.render(view, start + shift, noise)
+        image = render_rows(view, rows, start + shift)
         loss = 1 - terms.scorer.image_features(image) @ text
         loss = loss + terms.l2 * shift.square().sum(2).mean(1) / deviation**2
         if terms.embedder is not None and before is not None:
@@ -132,23 +118,8 @@ def plain_text(prompt: str, concepts: Sequence[Concept]) -> str:
     return " ".join(prompt.split())
 
 
-def embedded_clip() -> TextScorer:
-    """avatars/clip. Raises UserError, saying how to build it, if it is not there."""
-    from unified.extractors import clip
-
-    return clip.load()
-
-
-def embedded_identity() -> Embedder | None:
-    """avatars/identity; None if it has not been built: the edit then has no identity term."""
-    from unified.extractors import identity
-    from unified.zoo.registry import WEIGHTS
-
-    return identity.load() if (WEIGHTS / "identity" / "config.json").exists() else None
-
-
 @dataclass(frozen=True)
-class TextEdit(Scheme):
+class TextEdit(EditScheme):
     """Move the concept's styles until the picture fits `target.prompt`; tuned weights and noise maps stay.
 
     Starts from the concept's picture i modulo how many it holds, or from random samples without a concept
@@ -165,25 +136,13 @@ class TextEdit(Scheme):
     clip: Callable[[], TextScorer] = embedded_clip
     identity: Callable[[], Embedder | None] = embedded_identity
 
-    def refuse(self, backbone: type[Backbone], concepts: Sequence[Concept]) -> str | None:
-        return style_refusal(concepts)
-
-    def generate(
-        self,
-        backbone: Backbone,
-        concepts: Sequence[Concept],
-        target: Target,
-        *,
-        rng: Random,
-        progress: Progress,
-    ) -> Tensor:
+    def edited(
+        self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
+    ) -> list[Concept]:
         if torch.is_inference_mode_enabled():
             raise UserError("Text-driven editing needs gradients: call it outside of torch.inference_mode().")
         bound = with_samples(backbone, concepts, target, rng=rng)
-        if target.prompt:
-            bound = self.edit(backbone, bound, target.prompt, n=target.n, progress=progress)
-        with backbone.bound(*bound) as view:
-            return view.sample(Target(n=target.n, sampling=target.sampling), rng=rng)
+        return self.edit(backbone, bound, target.prompt, n=target.n, progress=progress) if target.prompt else bound
 
     def edit(
         self,
@@ -198,7 +157,7 @@ class TextEdit(Scheme):
         terms = Terms(self.clip(), self.identity(), self.l2, self.identity_weight)
         text = terms.scorer.text_features([plain_text(prompt, concepts)])[0]
         with torch.enable_grad(), backbone.bound(*concepts) as view:
-            count = n or view.slots["styles"].code.pictures or 1
+            count = n or own_styles(view).code.pictures or 1
             parts = [range(count)[i : i + self.descent.batch] for i in range(0, count, self.descent.batch)]
             styles = torch.cat(
                 [
@@ -207,7 +166,7 @@ class TextEdit(Scheme):
                 ]
             )
         mean, _ = gan_of(backbone).style_statistics()
-        return [with_styles(c, styles, mean) if style_codes(c) else c for c in concepts]
+        return [with_styles(c, styles, mean) if style_places(c) else c for c in concepts]
 
 
 schemes.register(TextEdit.name, TextEdit())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Kind
 from unified.contract.random import Random
 from unified.contract.space import space_of, spaces
 from unified.contract.target import Target
+from unified.contract.view import Slot, View
 from unified.errors import UserError
 from unified.sampling import override
 
@@ -39,6 +40,28 @@ def gan_of(backbone: Backbone) -> Renders:
     return backbone
 
 
+def styled_of(backbone: Backbone) -> Styled:
+    """The backbone as one with style channels. Raises UserError if it has none."""
+    if not isinstance(backbone, Styled):
+        raise UserError(f"{backbone.id} has no style channels: editing in StyleSpace needs a style-based GAN.")
+    return backbone
+
+
+def channel_sizes(backbone: Backbone) -> Mapping[str, int]:
+    """Layer -> number of its style channels, in the order of synthesis; empty for a backbone without."""
+    return backbone.style_channels() if isinstance(backbone, Styled) else {}
+
+
+def joined(channels: Mapping[str, Tensor]) -> Tensor:
+    """{layer: [N, channels]} -> [N, sum of channels], the layers side by side in their order."""
+    return torch.cat(list(channels.values()), dim=1)
+
+
+def split(channels: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The inverse of `joined`."""
+    return dict(zip(sizes, channels.split(list(sizes.values()), dim=1), strict=True))
+
+
 def sample_styles(backbone: Backbone, rows: Sequence[int], *, truncation: float, rng: Random) -> Tensor:
     """Styles [len(rows), number, width] of random samples; row i is stream rows[i] of `rng`'s child "z".
 
@@ -51,19 +74,24 @@ def sample_styles(backbone: Backbone, rows: Sequence[int], *, truncation: float,
         return backbone.mapping(z, truncation_psi=truncation)
 
 
-def style_codes(concept: Concept) -> list[int]:
-    """Places of the concept's style codes that hold w vectors.
+def style_places(concept: Concept) -> list[int]:
+    """Places of the concept's style codes, of whatever space."""
+    return [place for place, code in enumerate(concept.codes) if space_of(code).kind is Kind.STYLE]
 
-    Raises UserError for a style code of another sort, which named directions do not fit.
-    """
-    found = [i for i, code in enumerate(concept.codes) if space_of(code).kind is Kind.STYLE]
-    for i in found:
-        if "w" not in concept.codes[i].tensors:
-            raise UserError(
-                f"The concept {concept.name} was inverted in the space {concept.codes[i].space!r}, which"
-                " holds no w vectors; edits move those. Invert it with space='w' or 'w+'."
-            )
-    return found
+
+def style_codes(concept: Concept) -> list[int]:
+    """Places of the concept's style codes that hold w vectors."""
+    return [place for place in style_places(concept) if "w" in concept.codes[place].tensors]
+
+
+def own_styles(view: View) -> Slot:
+    """The style vectors that the view's pictures come from. Raises UserError for concepts of style channels."""
+    if "styles" not in view.slots or "channels" in view.slots:
+        raise UserError(
+            "The concept holds style channels (StyleSpace), and this edit moves style vectors: invert it in 'w' or"
+            " 'w+', or use edits that move style channels."
+        )
+    return view.slots["styles"]
 
 
 def style_code(styles: Tensor) -> Code:
@@ -87,19 +115,23 @@ def moved(code: Code, shift: Tensor, *, weight: float = 1.0) -> Code:
     return code.with_tensors({"w": w + shift})
 
 
+def unweighted(value: Tensor, mean: Tensor, weight: float) -> Tensor:
+    """What a concept of that weight must hold for `value` to be bound: binding draws towards `mean` by it."""
+    _check_weight(weight)
+    return value if weight == 1.0 else mean + (value - mean) / weight
+
+
 def with_styles(concept: Concept, styles: Tensor, mean: Tensor) -> Concept:
-    """The concept with its style codes replaced by styles [n, number, width]; all other codes stay.
+    """The concept with its style codes, if it has any, replaced by styles [n, number, width]; all other codes stay.
 
     mean: mean w [width], which a weight other than 1 draws towards.
     """
-    places = style_codes(concept)
-    _check_weight(concept.weight)
-    if concept.weight != 1.0:
-        styles = mean + (styles - mean) / concept.weight
-    codes = list(concept.codes)
-    for place in places:
-        codes[place] = style_code(styles)
-    return concept.with_codes(codes)
+    places = style_places(concept)
+    code = style_code(unweighted(styles, mean, concept.weight))
+    kept = [c for place, c in enumerate(concept.codes) if place not in places[1:]]
+    if places:
+        kept[places[0]] = code
+    return concept.with_codes(kept)
 
 
 def _check_weight(weight: float) -> None:
@@ -117,6 +149,6 @@ def sampled_concept(backbone: Backbone, target: Target, *, rng: Random) -> Conce
 
 def with_samples(backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random) -> list[Concept]:
     """The concepts, and one for the target's random samples if none of them brings styles."""
-    if any(style_codes(concept) for concept in concepts):
+    if any(style_places(concept) for concept in concepts):
         return list(concepts)
     return [*concepts, sampled_concept(backbone, target, rng=rng)]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.stylegan.backbone import StyleGAN
-from editing.directions import Direction, Directions, save_directions, user_file
+from backbones.stylegan.backbone import StyleGAN, StyleGAN2
+from editing.direction_file import save_directions, user_file
+from editing.directions import Direction, Directions
 from tests.tiny import gan
 from unified.contract.concept import Concept
 from unified.contract.random import Random
@@ -19,7 +20,7 @@ from unified.contract.space import spaces
 WIDTH = 16
 
 
-class Telling(StyleGAN):
+class Telling(StyleGAN2):
     """Writes the first layer's w into its pictures, through a sigmoid."""
 
     def render(self, view, styles, noise=None):  # type: ignore[no-untyped-def]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editing.directions import Directions
-from editing.latent_edit import edit
+from editing.edits import edit
 from tests.editing.conftest import styled
 from unified.contract.backbone import Backbone
 from unified.contract.code import Code
@@ -142,9 +142,6 @@ def test_chosen_for_edits_and_for_nothing(backbone, known) -> None:
     assert torch.equal(generate(backbone, [concept], Target()), draw(backbone, [concept]))
 
 
-def test_style_codes_without_w_are_refused(backbone, known) -> None:
-    concept = Concept(codes=[Code("w", {"s": torch.zeros(1, 4)}, True)])
-    with pytest.raises(UserError, match="holds no w"):
-        generate(backbone, [concept], Target(edits=EDITS))
+def test_concepts_without_styles_are_refused(backbone, known) -> None:
     with pytest.raises(UserError, match="no style vectors"):
         edit(backbone, Concept(codes=[Code("weights", {"x": torch.zeros(1)})]), EDITS)

@@ -1,0 +1,1 @@
+"""Schemes that carry attention from one picture over to another."""

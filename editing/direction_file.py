@@ -1,0 +1,189 @@
+"""Direction files: which directions of a generator are known, and where they came from.
+
+A file is safetensors, name -> unit vector, with JSON in the metadata: the generator's fingerprint, the method,
+who judged which samples, and for each direction its deviation, the accuracy of its boundary, how often samples
+show the value and what it changes. There is one file for each generator and method.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from editing.directions import DEFAULT_METHOD, Direction, Directions
+from editing.styles import channel_sizes, gan_of
+from unified.contract.backbone import Backbone
+from unified.errors import UserError
+from unified.files import cache_folder, write_file
+from unified.zoo.registry import WEIGHTS
+
+FORMAT = 2  # 1 had no methods, layers, changes and channels
+FILE = "directions.safetensors"
+KEY = "unified-directions"
+
+
+def save_directions(directions: Directions, path: str | Path) -> Path:
+    """Write a direction file; returns its path."""
+    description = {
+        "format": FORMAT,
+        "unit": "strength 1 moves by `deviation` along the unit vector: one standard deviation of samples",
+        "backbone": directions.backbone,
+        "fingerprint": directions.fingerprint,
+        "extractor": directions.extractor,
+        "samples": directions.samples,
+        "left_out": dict(directions.left_out),
+        "method": directions.method,
+        "data": directions.data,
+        # A list: the order of the layers is that of the vectors, and sorted keys would lose it.
+        "channels": next((list(d.channels.items()) for d in directions.items.values() if d.channels), []),
+        "directions": {name: _values(direction) for name, direction in directions.items.items()},
+    }
+    text = json.dumps(description, sort_keys=True)
+    tensors = {name: d.vector.detach().float().contiguous().clone() for name, d in directions.items.items()}
+    return write_file(path, save(tensors, metadata={KEY: text}))
+
+
+def _values(direction: Direction) -> dict[str, Any]:
+    """What the JSON says of a direction: everything but its vector."""
+    numbers = {key: getattr(direction, key) for key in ("deviation", "accuracy", "share")}
+    values: dict[str, Any] = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    if direction.layers is not None:
+        values["layers"] = list(direction.layers)
+    if direction.changes:
+        values["changes"] = dict(direction.changes)
+    if direction.channels:
+        values["space"] = "channels"
+    return values
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The JSON of a direction file. Raises UserError if it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        description: dict[str, Any] = json.loads(metadata[KEY])
+        if description["format"] > FORMAT:
+            raise UserError(f"{path} has direction format {description['format']}; upgrade unified to read it.")
+        return description
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is no direction file, or only a part of one ({error}). Find the directions again."
+        ) from error
+
+
+def check_fingerprint(path: Path, description: dict[str, Any], backbone: Backbone) -> None:
+    """Raises UserError if the file was made for other weights."""
+    if description["fingerprint"] != backbone.fingerprint:
+        raise UserError(
+            f"The directions in {path} were found on {description['backbone']} (weights"
+            f" {description['fingerprint']}); this is {backbone.id} (weights {backbone.fingerprint})."
+            f" Find them again for this generator: `unified edit --find {description.get('method', DEFAULT_METHOD)}`."
+        )
+
+
+def load_directions(path: str | Path, backbone: Backbone) -> Directions:
+    """Read a direction file of `backbone`.
+
+    Raises UserError if it is missing, damaged, does not fit, or was made for other weights.
+    """
+    path = Path(path)
+    description = describe(path)
+    check_fingerprint(path, description, backbone)
+    number, width = gan_of(backbone).style_shape()
+    channels = {str(layer): int(size) for layer, size in description.get("channels", [])}
+    if channels and list(channels.items()) != list(channel_sizes(backbone).items()):
+        raise UserError(f"The directions in {path} are of other style channels than those of {backbone.id}.")
+    items = {}
+    with safe_open(path, framework="pt") as file:
+        for name, values in description["directions"].items():
+            vector = file.get_tensor(name).clone()
+            given = dict(values)
+            own = channels if given.pop("space", "w") == "channels" else {}
+            shapes = [(sum(own.values()),)] if own else [(width,), (number, width)]
+            if tuple(vector.shape) not in shapes or not bool(torch.isfinite(vector).all()):
+                raise UserError(
+                    f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected {list(shapes[0])}."
+                )
+            layers = given.pop("layers", None)
+            items[name] = Direction(vector, layers=None if layers is None else tuple(layers), channels=own, **given)
+    return Directions(
+        items=items,
+        **{key: description[key] for key in ("backbone", "fingerprint", "extractor", "samples", "left_out")},
+        method=description.get("method", DEFAULT_METHOD),
+        data=description.get("data", ""),
+    )
+
+
+def user_file(fingerprint: str, method: str = DEFAULT_METHOD) -> Path:
+    """Where the directions of a generator that is not embedded lie: in UNIFIED_CACHE or ~/.cache/unified."""
+    part = "" if method == DEFAULT_METHOD else f".{method}"
+    return cache_folder() / "directions" / f"{fingerprint}{part}.safetensors"
+
+
+def embedded_file(method: str = DEFAULT_METHOD) -> str:
+    """What the file of a method's directions is called in the folder of embedded directions."""
+    return FILE if method == DEFAULT_METHOD else f"directions-{method}.safetensors"
+
+
+def direction_files(fingerprint: str) -> dict[str, Path]:
+    """Method -> the direction file of a generator: the user's own, else an embedded one."""
+    found: dict[str, Path] = {}
+    for path in sorted(WEIGHTS.glob("*/directions*.safetensors")):
+        description = describe(path)
+        if description["fingerprint"] == fingerprint:
+            found.setdefault(description.get("method", DEFAULT_METHOD), path)
+    own = user_file(fingerprint)
+    for path in sorted(own.parent.glob(f"{fingerprint}.*safetensors")):
+        found[describe(path).get("method", DEFAULT_METHOD)] = path
+    return found
+
+
+def direction_file(fingerprint: str, method: str = DEFAULT_METHOD) -> Path | None:
+    """The direction file of a generator and method; None if there is none."""
+    return direction_files(fingerprint).get(method)
+
+
+def known_directions(backbone: Backbone) -> list[Directions]:
+    """The directions of a GAN by method, the default method first. Raises UserError if a file is damaged."""
+    files = direction_files(backbone.fingerprint)
+    order = sorted(files, key=lambda method: (method != DEFAULT_METHOD, method))
+    return [load_directions(files[method], backbone) for method in order]
+
+
+def merged(backbone: Backbone, parts: list[Directions]) -> Directions:
+    """Directions of several methods as one: each under "method:name", and under its plain name the first.
+
+    Only directions of attribute values have plain names: the components of unsupervised methods mean something
+    else in each.
+    """
+    items: dict[str, Direction] = {}
+    for part in parts:
+        for name, direction in part.items.items():
+            items[f"{part.method}:{name}"] = direction
+            if "=" in name:
+                items.setdefault(name, direction)
+    first = parts[0] if parts else Directions({}, backbone.id, backbone.fingerprint)
+    return replace(first, items=items)
+
+
+def directions_for(backbone: Backbone) -> Directions:
+    """The named directions of a GAN. Raises UserError, saying how to make them, if there are none."""
+    from editing.by_text import by_text
+
+    gan_of(backbone)
+    parts = known_directions(backbone)
+    makers = by_text(backbone)
+    if not parts and not makers:
+        raise UserError(
+            f"No attribute directions are known for {backbone.id} (weights {backbone.fingerprint}): find"
+            f" them with `unified edit --find {DEFAULT_METHOD}`, or for the embedded model with"
+            " `unified zoo build avatars/directions`."
+        )
+    return replace(merged(backbone, parts), by_text=makers)

@@ -1,0 +1,1 @@
+"""Finding directions: one file for each method."""
