@@ -1,4 +1,4 @@
-"""`unified invert`, `generate` and `edit`."""
+"""`unified invert` and `generate`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from unified.cli.options import (
     PromptOption,
     SamplingOption,
     Seed,
+    SourceOption,
     console,
     numbers,
     remarks,
     settings,
-    strengths,
 )
-from unified.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +86,7 @@ def invert(
     }
     recipe_for(backbone, **options)
     backbone.reference(given.images, name=name, captions=caption)
-    _check_output(output)
+    check_output(output)
     checkpoints = output.with_name(f"{output.name}.checkpoints")
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -97,7 +96,7 @@ def invert(
         name=name,
         category=category or given.category,
         captions=caption,
-        masks=given.masks if masks is None else _read_masks(masks),
+        masks=given.masks if masks is None else read_masks(masks),
         seed=seed,
         checkpoints=checkpoints,
     )
@@ -115,12 +114,17 @@ def invert(
         spaces = " & ".join(s["name"] for s in stage["spaces"])
         stopped = f", {stage['stopped']}" if stage.get("stopped") else ""
         remarks.print(f"stage {number}: {spaces}, {stage['seconds']:.1f} s, {stage['peak_mebibytes']} MiB{stopped}")
+    error = concept.meta.get("error")
+    if error:
+        parts = ", ".join(f"{unit} {sum(values) / len(values):.2g}" for unit, values in error.items())
+        remarks.print(f"reconstruction error (root mean square): {parts}")
     console.print(str(path), markup=False)
 
 
 def generate(
     concept: ConceptFiles,
     prompt: PromptOption = "",
+    source: SourceOption = "",
     output: OutputPicture = Path("out.png"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
     count: Count = None,
@@ -135,11 +139,12 @@ def generate(
 
     Example: unified generate me.safetensors --prompt "a portrait of <me> wearing sunglasses" --output out.png
     """
-    concepts = _read_concepts(concept)
-    backbone = _model_of(concepts, model)
+    concepts = read_concepts(concept)
+    backbone = model_of(concepts, model)
     images = backbone.generate(
         concepts,
         prompt=prompt,
+        source=source,
         n=count,
         seed=seed,
         negative_prompt=negative_prompt,
@@ -147,79 +152,29 @@ def generate(
         scheme=scheme,
         output="pt",
     )
-    _write(images, output)
+    write(images, output)
 
 
-def edit(
-    concept: OptionalConceptFiles = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=STRENGTH", help="An edit, such as smile=2; may be repeated."),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the edits that the concept's model knows.")] = False,
-    find: Annotated[
-        bool, typer.Option("--find", help="Find the directions of the model first, with the embedded classifier.")
-    ] = False,
-    prompt: PromptOption = "",
-    output: OutputPicture = Path("out.png"),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
-    count: Count = None,
-    seed: Seed = 0,
-) -> None:
-    """Change an inverted picture along named directions, or by a text.
-
-    Example: unified edit me.safetensors --set mouth=smile=2 --output smiling.png
-
-    Example: unified edit --model my-stylegan.pkl --find --list
-    """
-    from unified.directions_hook import directions_of, find_directions
-    from unified.progress import Bar
-
-    edits = strengths(change)
-    concepts = _read_concepts(concept or [])
-    if not list_ and not find and not edits and not prompt:
-        raise UserError("There is no edit: give --set NAME=STRENGTH or --prompt, or --list to see the names.")
-    if not concepts and model is None:
-        raise UserError("Neither a concept nor a model was given: name a concept file, or --model.")
-    backbone = _model_of(concepts, model)
-    if find:
-        lines = find_directions(backbone, progress=Bar())
-        if not lines:
-            raise UserError(f"No directions can be found on {backbone.id}: it has no style space.")
-        for line in lines:
-            remarks.print(line, markup=False)
-        if not list_ and not edits and not prompt:
-            return
-    if list_:
-        found = directions_of(backbone)
-        if not found:
-            raise UserError(f"No named edits are known for {backbone.id}.")
-        for name, about in found.items():
-            console.print(f"{name:32} {about}", markup=False)
-        return
-    _write(backbone.generate(concepts, prompt=prompt, edits=edits, n=count, seed=seed, output="pt"), output)
-
-
-def _read_concepts(paths: Sequence[Path]) -> list[Concept]:
+def read_concepts(paths: Sequence[Path]) -> list[Concept]:
     from unified.contract.concept import Concept
 
     return [Concept.load(path) for path in paths]
 
 
-def _model_of(concepts: Sequence[Concept], model: str | None) -> Backbone:
+def model_of(concepts: Sequence[Concept], model: str | None) -> Backbone:
     """The model that is asked for, else the one of the concepts."""
     from unified.loading import load
 
     return load(model or concepts[0].backbone)
 
 
-def _read_masks(folder: Path) -> Tensor:
+def read_masks(folder: Path) -> Tensor:
     from unified.comparison.references import square_pictures
 
     return square_pictures(folder).mean(dim=1, keepdim=True)
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Raise UserError now, rather than after an hour, if `path` cannot be written."""
     from unified.files import write_file
 
@@ -228,7 +183,7 @@ def _check_output(path: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-def _write(images: Tensor, output: Path) -> None:
+def write(images: Tensor, output: Path) -> None:
     """One picture, a grid of several, or one file each in a folder."""
     from unified.images import grid, save_image, save_images
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from unified.cli import protocols
 from unified.cli.options import console, remarks
 from unified.errors import UserError
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from unified.evaluation.avatarbench import Judges
 
 app = typer.Typer(
-    help="Measure embedded models and recipes on the avatars.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Measure: embedded models and recipes on the avatars, folders of pictures by the published protocols.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
+for _name, _command in protocols.COMMANDS.items():
+    app.command(_name)(_command)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedded model, a checkpoint or a hub id.")]
 
@@ -51,6 +56,9 @@ def avatarbench(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the results; finished ones are kept.")
     ] = Path("avatarbench"),
+    scores_file: Annotated[
+        Path | None, typer.Option("--scores", help="Also write the scores to a file, for `unified evaluate table`.")
+    ] = None,
 ) -> None:
     """Invert every held-out person with every recipe, and score: one line a run, means with 95 % intervals.
 
@@ -58,13 +66,15 @@ def avatarbench(
     """
     import unified
     from unified.avatars import benchmark
-    from unified.evaluation.avatarbench import PersonScores, evaluate_people, summarise
+    from unified.evaluation.avatarbench import PersonScores, evaluate_people, result, summarise
+    from unified.evaluation.table import save_results
     from unified.files import write_file
     from unified.progress import Bar
 
     chosen = benchmark.load()[:people]
     judged = judges()
     rows = []
+    results = []
     for run in runs:
         model, colon, recipe = run.rpartition(":")
         if not colon:
@@ -91,6 +101,9 @@ def avatarbench(
             PersonScores(p.name, json.loads((folder / f"{p.name}.json").read_text(encoding="utf-8"))) for p in chosen
         ]
         rows.append((run, summarise(scores)))
+        results.append(result(run, scores))
+    if scores_file is not None:
+        save_results(results, scores_file)
     columns = sorted({column for _, summary in rows for column in summary})
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from unified.cli import compare, concepts, evaluate, inspect, listing, zoo
+from unified.cli import app as web
+from unified.cli import compare, concepts, edit, evaluate, export, inspect, listing, study, zoo
 from unified.errors import UserError
 
 app = typer.Typer(
@@ -28,13 +29,16 @@ app = typer.Typer(
 )
 app.command("invert")(concepts.invert)
 app.command("generate")(concepts.generate)
-app.command("edit")(concepts.edit)
+app.command("edit")(edit.edit)
+app.command("export")(export.export)
 app.command("compare")(compare.compare)
+app.command("app")(web.app)
 app.command("recipes")(listing.recipes)
 app.command("matrix")(listing.matrix)
 app.add_typer(inspect.app, name="models")
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(study.app, name="study")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from unified.contract.target import Drag
 
 #: Progress and remarks go to standard error, results to standard output.
 console = Console(highlight=False, soft_wrap=True)
@@ -25,6 +28,9 @@ SamplingOption = Annotated[
 ]
 PromptOption = Annotated[
     str, typer.Option(help="What to show; the concept's name says where it goes, as in 'a portrait of <me>'.")
+]
+SourceOption = Annotated[
+    str, typer.Option(help="What the pictures show as they are, for schemes that edit from it to the prompt.")
 ]
 Count = Annotated[int | None, typer.Option("-n", "--count", help="How many pictures.", min=1, max=1000)]
 OutputPicture = Annotated[
@@ -73,3 +79,18 @@ def numbers(text: str | None, kind: type[int] | type[float], *, option: str) -> 
     if any(value <= 0 for value in values):
         raise UserError(f"{option} {text!r} was given; it must be larger than 0.")
     return values[0] if len(values) == 1 else values
+
+
+def drags(texts: Sequence[str] | None) -> tuple[Drag, ...]:
+    """['10,20:14,20'] -> the drag of the point 10,20 to 14,20."""
+    from unified.contract.target import Drag
+
+    found = []
+    for text in texts or ():
+        try:
+            start, goal = (tuple(float(value) for value in point.split(",")) for point in text.split(":"))
+            (x, y), (to_x, to_y) = start, goal
+        except ValueError:
+            raise UserError(f"--drag {text!r} was given; write from:to in pixels, as in --drag 10,20:14,20.") from None
+        found.append(Drag((x, y), (to_x, to_y)))
+    return tuple(found)

@@ -18,11 +18,13 @@ from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.recipe import Recipe, check, recipes
+from unified.evaluation.table import Measured, Result
 from unified.extractors.attributes import AttributeClassifier
 from unified.inversion import InvertSettings, invert_many
 from unified.metrics.bootstrap import Interval, mean_interval
 from unified.metrics.lpips import embedded_lpips
 from unified.metrics.reconstruction import psnr, ssim
+from unified.metrics.score import Score
 
 Features = Callable[[Tensor], Tensor]
 
@@ -150,6 +152,34 @@ def score_concept(
     ]
     found["seconds-per-picture"] = (time.monotonic() - begin) / len(asked)
     return found | score_generation(drawn, person, asked, judges)
+
+
+#: What each column is measured with, and averaged over before people.
+_MEASURED = {
+    "identity": ("avatars/identity", "all pairs"),
+    "clip-i": ("avatars/clip", "all pairs"),
+    "clip-t": ("avatars/clip", "images > prompts"),
+    "attribute": ("avatars/attributes", "all images"),
+    "lpips-alex": ("lpips-alex v0.1", "pictures"),
+    "identity-rec": ("avatars/identity", "pictures"),
+    "psnr": ("pixels", "pictures"),
+    "ssim": ("pixels", "pictures"),
+}
+
+
+def result(run: str, scores: Sequence[PersonScores]) -> Result:
+    """The scores in the form that tables are made of; times are left out."""
+    return Result(
+        run,
+        "avatarbench",
+        {
+            name: Measured(
+                Score(each.mean, name, _MEASURED[name][0], f"{_MEASURED[name][1]} > people"), each, len(scores)
+            )
+            for name, each in summarise(scores).items()
+            if name in _MEASURED
+        },
+    )
 
 
 def summarise(scores: Sequence[PersonScores]) -> Mapping[str, Interval]:
