@@ -154,6 +154,8 @@ def test_pages_answer_and_files_are_for_the_browser_that_asked_for_them(tmp_path
     me, you = arrive(), arrive()
     for page in ("/", "/edit", "/explore"):
         assert me.get(page).status_code == 200
+    upload = {"files": ("huge.png", b"\x89PNG" + bytes(settings.bounds.bytes), "image/png")}
+    assert me.post("/gradio_api/upload", files=upload).status_code == 413
     you.get("/")
     job = jobs.submit(me.cookies[COOKIE], "compare", "c", {"person": ""}, {"report/report.html": b"<p>mine"})
     address = f"/jobs/{job.id}"
