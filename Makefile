@@ -56,7 +56,7 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=2 $(RUN) -m pytest --nbmake --nbmake-timeout=900 notebooks
+	OMP_NUM_THREADS=2 $(RUN) -m pytest --nbmake --overwrite --nbmake-timeout=900 notebooks
 
 kernels: $(STAMP)
 	$(RUN) -m backbones.stylegan.ops.native

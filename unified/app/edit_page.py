@@ -265,6 +265,8 @@ def build(site: Site, demo: gr.Blocks) -> None:
     for slot in slots:
         slot.input(on_slide, [job, chosen, *slots], view, **redraw, **hidden)
     zero.click(on_zero, job, [view, *slots], **hidden)
-    canvas.select(on_point, [job, points], [points, canvas], **hidden)
+    # Quick clicks all count, in their order.
+    each = {"trigger_mode": "multiple", "concurrency_limit": 1}
+    canvas.select(on_point, [job, points], [points, canvas], **each, **hidden)
     clear.click(on_clear, job, [points, canvas], **hidden)
     demo.load(on_load, None, [job, earlier, *follow], **hidden)

@@ -268,6 +268,7 @@ def test_edit_by_sliders_words_and_points(
     image = page.locator("#points img")
     image.wait_for()
     for place in ((100, 120), (150, 120)):
+        page.wait_for_function("document.querySelector('#points img').naturalWidth > 0")  # a click before is no place
         old = image.get_attribute("src")
         image.click(position={"x": place[0], "y": place[1]})
         page.wait_for_function("old => document.querySelector('#points img').src != old", arg=old)
