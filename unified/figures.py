@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ def grid(rows: Mapping[str, Tensor | Sequence[Tensor]], *, titles: Sequence[str]
     """One row of pictures for each entry of `rows`, its name at the left.
 
     rows: name -> [n,3,H,W] in 0..1, or a sequence of [3,H,W] or [1,3,H,W]; they may differ in length.
-    titles: above the columns. inches: side of a picture. The figure is closed: display it, or save it.
+    titles: above the columns, wrapped. inches: side of a picture. The figure is closed: display it, or save it.
     """
     from matplotlib import pyplot
 
@@ -26,6 +27,8 @@ def grid(rows: Mapping[str, Tensor | Sequence[Tensor]], *, titles: Sequence[str]
         for name, value in rows.items()
     }
     columns = max(map(len, pictures.values()))
+    letters = int(13 * inches)  # of the titles' size, above one picture
+    titles = ["\n".join(textwrap.fill(line, letters) for line in title.split("\n")) for title in titles]
     margin = 0.085 * max(map(len, pictures)) + 0.1
     header = 0.28 * (1 + max((title.count("\n") for title in titles), default=0)) if titles else 0.05
     width, height = margin + columns * inches, header + len(pictures) * inches
