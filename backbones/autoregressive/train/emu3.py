@@ -100,7 +100,8 @@ def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Em
             # Sequences of a few hundred tokens; the released 1e6 is for thousands.
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         ),
-        vq_config=vq.config.to_dict(),
+        # Without the folder that it was read from, which would be written into the model's files.
+        vq_config={key: value for key, value in vq.config.to_dict().items() if key != "_name_or_path"},
     )
     model = Emu3ForConditionalGeneration(config)
     model.model.vqmodel.load_state_dict(vq.state_dict())

@@ -315,11 +315,13 @@ def export(pipeline: StableDiffusionPipeline, scores: Mapping[str, Any], *, vali
     indices = torch.arange(min(12, len(validation)))
     captions = validation.captions(indices, generator=common.batch_generator(0, 0, stream=9))
     images = sample(pipeline, captions)
+    autoencoder = common.halved(pipeline.vae)
+    autoencoder.register_to_config(_name_or_path="")  # the folder it was read from stays out of the model's files
     stored = make_pipeline(
         common.halved(pipeline.unet),
         common.halved(pipeline.text_encoder),
         tokenizer=pipeline.tokenizer,
-        autoencoder=common.halved(pipeline.vae),
+        autoencoder=autoencoder,
     )
     with common.replacing(out) as folder:
         stored.save_pretrained(folder)
