@@ -13,9 +13,9 @@ from torch import Tensor
 from backbones.autoregressive.image_tokenizer import check_sides
 from backbones.autoregressive.layout import PromptLayout, VisualVocabulary
 from backbones.autoregressive.network import Network, joint_network
-from backbones.autoregressive.prompt import PromptBatch, PromptBuilder, left_pad, named_ids
-from backbones.autoregressive.token_reader import TokenReader
-from unified.contract.backbone import TextComponent, backbones
+from backbones.autoregressive.prompt import PromptBuilder
+from backbones.autoregressive.token_reader import BuiltPrompts
+from unified.contract.backbone import backbones
 from unified.contract.random import Random
 from unified.contract.target import Target
 from unified.contract.view import View
@@ -24,7 +24,6 @@ from unified.errors import UserError
 if TYPE_CHECKING:
     from transformers import ChameleonForConditionalGeneration, PreTrainedTokenizerBase
 
-_ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
 _NO_DECODER = "the decoder of Chameleon's image tokens is not part of transformers"
 
 #: The tokens around a picture in the released checkpoints.
@@ -59,7 +58,7 @@ class ChameleonEncoder:
         return found.view(len(images), images.shape[-2] // self.factor, images.shape[-1] // self.factor)
 
 
-class Chameleon(TokenReader):
+class Chameleon(BuiltPrompts):
     """A frozen Chameleon (Chameleon team 2024): words and weights can be learnt, pictures not be drawn.
 
     Its own forward pass hides the logits of visual tokens; they are computed here from the output head.
@@ -96,37 +95,9 @@ class Chameleon(TokenReader):
         names = [name for name, _ in self.components["model"].named_parameters()]
         return "model", [n for n in names if ".layers." in n and ".vqmodel." not in n]
 
-    def adaptable(self) -> tuple[str, Sequence[str]]:
-        return "model", [n for n in self.tunable()[1] if n.endswith(tuple(f"{p}.weight" for p in _ADAPTED))]
-
-    def texts(self) -> Sequence[TextComponent]:
-        model: Any = self.components["model"]
-        embedding = model.get_input_embeddings()
-        path = next(name for name, module in model.named_modules() if module is embedding)
-        return [TextComponent("model", path, embedding.embedding_dim, self.tokenizer, self.length)]
-
     def network(self, view: View) -> Network:
         model: Any = view.component("model")
         return joint_network(model, model.model, self.vocabulary)
-
-    def slots(self, height: int, width: int) -> Tensor:
-        return self.builder.slots(height, width)
-
-    def prompts(
-        self,
-        view: View,
-        prompts: Sequence[str],
-        *,
-        references: Sequence[Sequence[Tensor]] = (),
-        size: tuple[int, int] | None = None,
-        begin: bool = True,
-    ) -> PromptBatch:
-        shown = references or [()] * len(prompts)
-        lines = [
-            self.builder.prompt_ids(named_ids(self.tokenizer, text, view.rows), codes, size=size, begin=begin)
-            for text, codes in zip(prompts, shown, strict=True)
-        ]
-        return left_pad(lines, self.pad)
 
     def expected_picture(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         raise UserError(f"No picture can be rendered: {_NO_DECODER}. Use objectives of the likelihood alone.")

@@ -20,14 +20,12 @@ from backbones.autoregressive.image_tokenizer import ImageTokenizer, check_sides
 from backbones.autoregressive.network import Network
 from backbones.autoregressive.prompt import PromptBatch, left_pad, left_pad_embeddings, named_ids
 from backbones.autoregressive.token_reader import TokenSampling
-from unified.contract.backbone import TextComponent, backbones
+from unified.contract.backbone import backbones
 from unified.contract.view import View
 from unified.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
-
-_ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,6 @@ class Janus(TokenBackbone):
     def tunable(self) -> tuple[str, Sequence[str]]:
         names = [name for name, _ in self.components["model"].named_parameters()]
         return "model", [n for n in names if ".language_model." in n and "embed_tokens" not in n]
-
-    def adaptable(self) -> tuple[str, Sequence[str]]:
-        return "model", [n for n in self.tunable()[1] if n.endswith(tuple(f"{p}.weight" for p in _ADAPTED))]
-
-    def texts(self) -> Sequence[TextComponent]:
-        model: Any = self.components["model"]
-        embedding = model.get_input_embeddings()
-        path = next(name for name, module in model.named_modules() if module is embedding)
-        return [TextComponent("model", path, embedding.embedding_dim, self.tokenizer, self.length)]
 
     # --- TokenBackbone ------------------------------------------------------------------------------------
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from backbones.autoregressive.network import Network
-from backbones.autoregressive.prompt import PromptBatch
+from backbones.autoregressive.prompt import PromptBatch, PromptBuilder, left_pad, named_ids
 from backbones.autoregressive.sampling import SamplingSettings, teacher_forced
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Sampling
+from unified.contract.backbone import Backbone, Sampling, TextComponent
 from unified.contract.kinds import Evidence
 from unified.contract.memory import Memory, join_memories
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.view import View
 from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH = 64  # pictures that are tokenised at a time
 Grid = Sequence[Sequence[float]]
@@ -64,6 +67,9 @@ def on_grid(values: Grid, size: tuple[int, int], *, what: str) -> Tensor:
     return functional.interpolate(grid[None, None], size=size, mode="area")[0, 0]
 
 
+_ADAPTED = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
+
+
 class Encodes(Protocol):
     """Pictures to visual tokens. factor: pixels a side of one token."""
 
@@ -79,13 +85,14 @@ class TokenReader(Backbone):
     """A frozen model that reads text and visual tokens. Subclasses say how its parts are put together.
 
     encoder: pictures to codes, of the pristine model: no space changes its tokenizer.
-    size: height and width of its pictures in tokens. length: tokens that its context holds.
+    tokenizer: text to ids. size: height and width of its pictures in tokens. length: tokens that its context holds.
     """
 
     label: ClassVar[str] = "autoregressive"
     evidences: ClassVar[tuple[Evidence, ...]] = (Evidence.LIKELIHOOD,)
     sampling: TokenSampling = TokenSampling()
     encoder: Encodes
+    tokenizer: PreTrainedTokenizerBase
     size: tuple[int, int]
     length: int
     pad: int = 0
@@ -109,6 +116,19 @@ class TokenReader(Backbone):
     @abstractmethod
     def slots(self, height: int, width: int) -> Tensor:
         """The tokens of a picture in order, see `PromptBuilder.slots`."""
+
+    @abstractmethod
+    def tunable(self) -> tuple[str, Sequence[str]]:
+        """As in `Tunable`."""
+
+    def adaptable(self) -> tuple[str, Sequence[str]]:
+        return "model", [n for n in self.tunable()[1] if n.endswith(_ADAPTED)]
+
+    def texts(self) -> Sequence[TextComponent]:
+        model: Any = self.components["model"]
+        embedding = model.get_input_embeddings()
+        path = next(name for name, module in model.named_modules() if module is embedding)
+        return [TextComponent("model", path, embedding.embedding_dim, self.tokenizer, self.length)]
 
     @property
     def resolution(self) -> int:
@@ -180,3 +200,28 @@ class TokenReader(Backbone):
     @abstractmethod
     def expected_picture(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The picture of the expected code vectors, from logits [B,h*w,K]."""
+
+
+class BuiltPrompts(TokenReader):
+    """A reader whose prompts a `PromptBuilder` writes."""
+
+    builder: PromptBuilder
+
+    def slots(self, height: int, width: int) -> Tensor:
+        return self.builder.slots(height, width)
+
+    def prompts(
+        self,
+        view: View,
+        prompts: Sequence[str],
+        *,
+        references: Sequence[Sequence[Tensor]] = (),
+        size: tuple[int, int] | None = None,
+        begin: bool = True,
+    ) -> PromptBatch:
+        shown = references or [()] * len(prompts)
+        lines = [
+            self.builder.prompt_ids(named_ids(self.tokenizer, text, view.rows), codes, size=size, begin=begin)
+            for text, codes in zip(prompts, shown, strict=True)
+        ]
+        return left_pad(lines, self.pad)
