@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, can
+from unified.contract.backbone import Backbone, lacked
 from unified.contract.concept import Concept
 from unified.contract.kinds import Kind
 from unified.contract.progress import Progress, Silent
@@ -80,7 +80,7 @@ def _prepared(
     if scheme is None:
         return choose_scheme(backbone, concepts, target, preferred=preferred), target
     chosen = schemes.get(scheme)
-    missing = [protocol.__name__ for protocol in chosen.needs if not can(backbone, protocol)]
+    missing = lacked(backbone, chosen.needs)
     if missing:
         raise UserError(f"The scheme {scheme!r} needs a backbone that {verb(missing)}; {backbone.id} does not.")
     if not target.asked() <= chosen.reads:

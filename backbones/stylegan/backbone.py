@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,14 +161,14 @@ class StyleGAN(Backbone):
 
     # --- Styled, Featured ---------------------------------------------------------------------------------
 
+    @abstractmethod
     def _modulated(self) -> Sequence[anatomy.Modulated]:
         """The modulated layers in the order of synthesis."""
-        raise NotImplementedError
 
     @cached_property
+    @abstractmethod
     def _places(self) -> Mapping[str, anatomy.Place]:
         """Where features are, in the order of synthesis, by name."""
-        raise NotImplementedError
 
     def style_channels(self) -> Mapping[str, int]:
         return {layer.name: layer.channels for layer in self._modulated()}

@@ -10,7 +10,7 @@ from editing.directions import DEFAULT_METHOD, Direction, Directions
 from editing.find.finder import finders
 from editing.find.judging import CHANGE_STRENGTH, Judge, effect, scaled_shift
 from editing.styles import gan_of
-from unified.contract.backbone import Backbone, can
+from unified.contract.backbone import Backbone, lacked
 from unified.contract.random import Random
 from unified.errors import UserError
 from unified.files import write_file
@@ -31,7 +31,7 @@ def build(settings: BuildSettings) -> None:
     missing: list[str] = []
     for method in sorted(finders.names(), key=lambda name: (name != DEFAULT_METHOD, name)):
         finder = finders.get(method)
-        if all(can(backbone, protocol) for protocol in finder.needs):
+        if not lacked(backbone, finder.needs):
             rng = Random(settings.seed).child("directions")
             try:
                 directions = finder.directions(backbone, judge, samples=settings.steps, rng=rng, progress=Bar())

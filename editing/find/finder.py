@@ -8,7 +8,7 @@ from typing import Protocol
 from editing.direction_file import save_directions, user_file
 from editing.directions import Directions
 from editing.find.judging import Judge, embedded_judge
-from unified.contract.backbone import Backbone, Renders, can
+from unified.contract.backbone import Backbone, Renders, lacked
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.contract.registry import Registry
@@ -41,8 +41,7 @@ class Finder:
         self, backbone: Backbone, judge: Judge, *, samples: int | None = None, rng: Random, progress: Progress
     ) -> Directions:
         """The directions. Raises UserError if the backbone cannot have any of this method."""
-        missing = [protocol.__name__ for protocol in self.needs if not can(backbone, protocol)]
-        if missing:
+        if lacked(backbone, self.needs):
             raise UserError(f"{self.method} cannot find directions on {backbone.id}: it is no GAN with style vectors.")
         if samples is not None and samples < 1:
             raise UserError(f"--samples {samples} was given; give 1 or more.")

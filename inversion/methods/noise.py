@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Denoises, Level, can
+from unified.contract.backbone import Backbone, Denoises, Level, lacked
 from unified.contract.method import Job, Method
 from unified.contract.recipe import verb
 from unified.contract.space import Space
@@ -42,15 +42,11 @@ def unfit(method: Method, spaces: Sequence[Space], wanted: Sequence[str]) -> str
 
 def unfit_solver(backbone: type[Backbone], solver: str, *, stochastic: bool) -> str | None:
     """Why this solver cannot be used for inverting on this backbone."""
-    able = [
-        name
-        for name, cls in SOLVERS.items()
-        if cls.stochastic == stochastic and all(can(backbone, protocol) for protocol in cls.needs)
-    ]
+    able = [name for name, cls in SOLVERS.items() if cls.stochastic == stochastic and not lacked(backbone, cls.needs)]
     if solver in able:
         return None
     known = SOLVERS.get(solver)
-    missing = [p.__name__ for p in known.needs if not can(backbone, p)] if known else []
+    missing = lacked(backbone, known.needs) if known else []
     why = f"needs a backbone that {verb(missing)}" if missing else "does not invert in this way"
     return f"the solver {solver!r} {why}; {' and '.join(able)} would"
 

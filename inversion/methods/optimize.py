@@ -19,7 +19,7 @@ from torch import Tensor
 from inversion.augment import Augmentation
 from inversion.methods.schedules import SCHEDULES
 from inversion.objectives.error import Error
-from unified.contract.backbone import Backbone, can
+from unified.contract.backbone import Backbone, lacked
 from unified.contract.code import Code
 from unified.contract.kinds import Evidence
 from unified.contract.method import Job, Method, methods
@@ -86,7 +86,7 @@ class Optimize(Method):
             if evidence not in space.learns_from:
                 return f"no gradient of the {evidence.value} error reaches the space {space.name!r}"
         for objective in self.objectives:
-            missing = [protocol.__name__ for protocol in objective.needs if not can(backbone, protocol)]
+            missing = lacked(backbone, objective.needs)
             if missing:
                 return f"the objective {objective.name!r} needs a backbone that {verb(missing)}"
         return None

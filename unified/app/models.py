@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from unified.comparison.run import CATEGORY
-from unified.contract.backbone import Backbone, Reads, backbones, can
+from unified.contract.backbone import Backbone, Reads, backbones, can, lacked
 from unified.contract.recipe import recipes, runnable
 from unified.contract.scheme import schemes
 from unified.errors import UserError
@@ -70,7 +70,7 @@ class Models:
 
     def able(self, *protocols: type) -> list[str]:
         """The models that have all of these protocols."""
-        return [name for name, offer in self.offers.items() if all(can(offer.backbone, p) for p in protocols)]
+        return [name for name, offer in self.offers.items() if not lacked(offer.backbone, protocols)]
 
     def recipes(self, name: str) -> list[str]:
         """Recipes that run on it, its default first, without those that need what the app does not ask for."""
@@ -97,5 +97,5 @@ class Models:
     def asks(self, name: str) -> frozenset[str]:
         """What pictures of this model can be asked for beside the concept: of 'prompt', 'edits'."""
         cls = self.offer(name).backbone
-        usable = [scheme for _, scheme in schemes if all(can(cls, p) for p in scheme.needs)]
+        usable = [scheme for _, scheme in schemes if not lacked(cls, scheme.needs)]
         return frozenset().union(*(scheme.reads for scheme in usable))

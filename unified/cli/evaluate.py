@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from unified.cli import protocols
+from unified.cli.measuring import model_and_recipe
 from unified.cli.options import console, remarks
-from unified.errors import UserError
 
 if TYPE_CHECKING:
     from unified.evaluation.avatarbench import Judges
@@ -76,9 +76,7 @@ def avatarbench(
     rows = []
     results = []
     for run in runs:
-        model, colon, recipe = run.rpartition(":")
-        if not colon:
-            raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
+        model, recipe = model_and_recipe(run)
         backbone = unified.load(model)
         stem = run.replace("/", "-").replace(":", "-")
         settings = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"

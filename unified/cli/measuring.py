@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from unified.evaluation.table import Result
 
 
+def model_and_recipe(run: str) -> tuple[str, str]:
+    """'avatars/stylegan2:pti' -> its two parts. Raises UserError if there is no colon."""
+    model, colon, recipe = run.rpartition(":")
+    if not colon:
+        raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
+    return model, recipe
+
+
 def evaluate_folders(
     module: Any,
     data: Path,

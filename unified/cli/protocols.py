@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from unified.cli.measuring import check_parts, counter, evaluate_folders, show
+from unified.cli.measuring import check_parts, counter, evaluate_folders, model_and_recipe, show
 from unified.cli.options import SamplingOption, console, remarks, settings
-from unified.errors import UserError
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set, as it is published.")]
 Generated = Annotated[
@@ -201,9 +200,7 @@ def generate(
 
     modules = {"dreambench": dreambench, "dreambench++": dreambench_plus, "customconcept101": custom_concept_101}
     check_parts({protocol}, set(modules), option="PROTOCOL")
-    model, colon, recipe = run.rpartition(":")
-    if not colon:
-        raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stable-diffusion:textual-inversion.")
+    model, recipe = model_and_recipe(run)
     requests = modules[protocol].requests(data)
     generate_subjects(
         requests,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -546,6 +546,11 @@ def can(backbone: type[Backbone] | Backbone, protocol: type) -> bool:
     cls = backbone if isinstance(backbone, type) else type(backbone)
     members = [member for member in vars(protocol) if not member.startswith("_")]
     return all(hasattr(cls, member) for member in members)
+
+
+def lacked(backbone: type[Backbone] | Backbone, needs: Iterable[type]) -> list[str]:
+    """Names of the protocols in `needs` that a backbone (or its class) does not have."""
+    return [protocol.__name__ for protocol in needs if not can(backbone, protocol)]
 
 
 backbones: Registry[type[Backbone]] = Registry("backbone")

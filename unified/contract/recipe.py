@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unified.contract.backbone import Backbone, can
+from unified.contract.backbone import Backbone, lacked
 from unified.contract.kinds import Kind
 from unified.contract.method import Method
 from unified.contract.registry import Registry
@@ -30,7 +30,7 @@ class Stage:
     def resolved(self, backbone: type[Backbone]) -> tuple[Space, ...]:
         """The spaces to fill on this backbone class."""
         named = parse_spaces(self.spaces) if isinstance(self.spaces, str) else self.spaces
-        return (*named, *(space for space in self.also if all(can(backbone, p) for p in space.needs)))
+        return (*named, *(space for space in self.also if not lacked(backbone, space.needs)))
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ def refusal(backbone: type[Backbone], stages: Sequence[Stage]) -> str | None:
     for stage in stages:
         resolved = stage.resolved(backbone)
         for space in resolved:
-            missing = [p.__name__ for p in space.needs if not can(backbone, p)]
+            missing = lacked(backbone, space.needs)
             if missing:
                 return f"the space {space.name!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
-        missing = [p.__name__ for p in stage.method.needs if not can(backbone, p)]
+        missing = lacked(backbone, stage.method.needs)
         if missing:
             return f"the method {stage.method.name!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
         reason = stage.method.refuse(backbone, resolved)
@@ -119,9 +119,7 @@ def _example(backbone: type[Backbone]) -> str:
     usual = [space for stage in recipes.get(backbone.default_recipe).stages for space in stage.resolved(backbone)]
     candidates = [*((space.name, type(space)) for space in usual), *spaces]
     return next(
-        name
-        for name, space in candidates
-        if space.kind in backbone.explains_with and all(can(backbone, p) for p in space.needs)
+        name for name, space in candidates if space.kind in backbone.explains_with and not lacked(backbone, space.needs)
     )
 
 
@@ -161,7 +159,7 @@ def recipe_refusal(backbone: type[Backbone], recipe: Recipe) -> str | None:
     reason = refusal(backbone, recipe.stages)
     if reason is not None or recipe.scheme not in schemes:
         return reason
-    missing = [p.__name__ for p in schemes.get(recipe.scheme).needs if not can(backbone, p)]
+    missing = lacked(backbone, schemes.get(recipe.scheme).needs)
     return (
         f"its scheme {recipe.scheme!r} needs a backbone that {verb(missing)}{_why(backbone, missing)}"
         if missing

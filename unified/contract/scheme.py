@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, can
+from unified.contract.backbone import Backbone, lacked
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random
@@ -90,7 +90,7 @@ def choose_scheme(
         (name for name in schemes.names() if name not in preferred), key=lambda n: len(schemes.get(n).reads)
     )
     order = [*preferred, *others]
-    usable = [schemes.get(n) for n in order if all(can(backbone, p) for p in schemes.get(n).needs)]
+    usable = [schemes.get(n) for n in order if not lacked(backbone, schemes.get(n).needs)]
     reasons: list[str] = []
     for scheme in usable:
         if scheme.wants <= asked <= scheme.reads:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Denoises, Level, can
+from unified.contract.backbone import Denoises, Level, lacked
 from unified.contract.random import Random
 from unified.contract.space import space_of
 from unified.contract.target import Target
@@ -129,9 +129,8 @@ def settings_for(view: View, target: Target, *, as_inverted: bool) -> DenoisingS
             )
     changes = {key: value for key, (_, value) in fixed.items()}
     settings = override(settings, (back if as_inverted else {}) | changes)
-    needs = SOLVERS[settings.solver].needs
-    if not all(can(view.backbone, protocol) for protocol in needs):
-        able = ", ".join(n for n, s in SOLVERS.items() if all(can(view.backbone, p) for p in s.needs))
+    if lacked(view.backbone, SOLVERS[settings.solver].needs):
+        able = ", ".join(n for n, s in SOLVERS.items() if not lacked(view.backbone, s.needs))
         raise UserError(f"solver={settings.solver!r} does not work on {view.backbone.id}; choose one of {able}.")
     return settings
 
