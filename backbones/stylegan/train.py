@@ -20,11 +20,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbones.stylegan.config import DiscriminatorConfig, GeneratorConfig
+from backbones.stylegan.descriptions import COARSE, FINE, MIDDLE, Descriptions
 from backbones.stylegan.discriminator import Discriminator
 from backbones.stylegan.formats.tensors import save_networks
 from backbones.stylegan.generator import Generator
 from backbones.stylegan.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
-from backbones.stylegan.pretrain import Encoder, pretrain
+from backbones.stylegan.pretrain import Illustrator, pretrain
 from unified.errors import UserError
 from unified.zoo.training import CHECKPOINT, BuildSettings, ExponentialAverage, step_generator, train_loop
 
@@ -32,6 +33,12 @@ DEFAULT_STEPS = 30_000
 DEFAULT_BATCH = 16
 CHANNELS = (128, 128, 96, 48, 24)
 DISCRIMINATOR_CHANNELS = (128, 128, 64, 32, 16)
+#: The level of the synthesis network that decides an attribute of the avatars.
+LEVELS = (
+    dict.fromkeys(("hair", "facial_hair", "clothes"), COARSE)
+    | dict.fromkeys(("glasses", "eyes", "brows", "mouth"), MIDDLE)
+    | dict.fromkeys(("skin", "hair_colour", "clothes_colour", "background"), FINE)
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,11 @@ class Recipe:
 
     r1_gamma: None takes 0.0002 resolution^2 / batch (the official heuristic). Intervals are in steps;
     0 switches the regulariser off. half_life: of the averaged generator, in pictures.
-    pretraining: steps of the autoencoder that the synthesis network starts as (see `pretrain`); 0: none.
+    pretraining: steps in which the synthesis network learns to draw descriptions (see `pretrain`); 0: none.
     head_start: steps in which the discriminator learns alone, so that a pretrained generator is not led by
     one that knows nothing yet.
-    anchor: weight of the reconstruction (L1 + squared error) of a few pictures from the pretrained encoder's
-    codes, as in VAE/GAN (Larsen et al. 2016): it keeps every hair style drawable while the samples sharpen.
+    anchor: weight of the reconstruction (L1 + squared error) of a few pictures from the codes of their
+    descriptions: it keeps every hair style drawable while the samples sharpen.
     anchored: how many pictures of each step.
     """
 
@@ -79,10 +86,13 @@ class Pictures:
         if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError(f"Training pictures are {images.dtype} {images.shape}; expected uint8 [N, H, W, channels].")
 
-    def batch(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count, 3, H, W] in -1..1, channels last in memory."""
-        chosen = torch.randint(len(self.images), (count,), generator=generator).numpy()
-        return torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    def choose(self, count: int, generator: torch.Generator) -> Tensor:
+        """Indices int64 [count]."""
+        return torch.randint(len(self.images), (count,), generator=generator)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] in -1..1, channels last in memory."""
+        return torch.from_numpy(self.images[indices.numpy()]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 class MixingGenerator(nn.Module):
@@ -102,7 +112,7 @@ class MixingGenerator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Layers from `crossover` [N] on take the w of `other`. Returns (pictures, ws).
 
-        codes: [M, w_dim] more pictures, drawn from these w; they come after the N.
+        codes: [M, num_ws, w_dim] more pictures, drawn from these ws; they come after the N.
         """
         mapping = self.network.mapping
         w, w_other = mapping.map_one(torch.cat([z, other])).chunk(2)
@@ -110,7 +120,7 @@ class MixingGenerator(nn.Module):
         later = torch.arange(self.network.config.num_ws, device=z.device) >= crossover[:, None]
         ws = torch.where(later[..., None], w_other[:, None], w[:, None])
         if codes is not None:
-            ws = torch.cat([ws, codes[:, None].expand(-1, ws.shape[1], -1)])
+            ws = torch.cat([ws, codes])
         return self.network.synthesis(ws, noise="random", generator=generator), ws
 
 
@@ -125,7 +135,7 @@ class Trainer:
             torch.manual_seed(seed)
             self.generator = Generator(recipe.generator)
             self.discriminator = Discriminator(recipe.discriminator)
-        self.encoder: Encoder | None = None
+        self.start: Start | None = None
         self.path = PathMean()
         self.players = accelerator.prepare(
             MixingGenerator(self.generator),
@@ -163,10 +173,13 @@ class Trainer:
         generate, discriminate, optimiser_g, optimiser_d = self.players
         random = step_generator(self.seed, step, stream=self.accelerator.process_index)
         device = self.accelerator.device
-        real = self.pictures.batch(recipe.batch, random).to(device)
+        chosen = self.pictures.choose(recipe.batch, random)
+        real = self.pictures.take(chosen).to(device)
 
-        anchored = real[: recipe.anchored] if self.encoder is not None and recipe.anchor else real[:0]
-        codes = self.encoder(anchored)[0] if self.encoder is not None and len(anchored) else None
+        anchored, codes = real[:0], None
+        if self.start is not None and recipe.anchor:
+            anchored = real[: recipe.anchored]
+            codes = self.start.codes(chosen[: recipe.anchored], random)
         made, _ = generate(*self._latents(recipe.batch, random), random, codes)
         fake, redrawn = made.split([recipe.batch, len(anchored)])
 
@@ -223,6 +236,21 @@ class Trainer:
         optimiser.step()
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a pretrained generator began with."""
+
+    illustrator: Illustrator
+    data: Descriptions
+
+    def codes(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """ws [N, num_ws, w_dim] of pictures: half of them with every level's other parts from other pictures."""
+        told = self.data.mixed(indices, generator)
+        told[::2] = self.data.entries(indices[::2])[:, None]
+        device = next(self.illustrator.describer.parameters()).device
+        return self.illustrator.codes(told.to(device))
+
+
 class PathMean(nn.Module):
     """The running mean of path lengths, and the last R1 penalty for the log."""
 
@@ -249,14 +277,38 @@ def _adam(network: nn.Module, learning_rate: float, interval: int) -> torch.opti
     )
 
 
+def avatars() -> Descriptions:
+    """The avatars' training split: hair, beard and clothes coarse, the face middle, colours fine."""
+    from unified.avatars import dataset
+    from unified.avatars.attributes import ATTRIBUTES
+
+    data = dataset.load("train")
+    names = list(ATTRIBUTES)
+    choices = torch.from_numpy(np.array(data.attributes))
+    # Where no hair is to be seen its colour is free: any, so that every head can be given hair of any colour.
+    colour = names.index("hair_colour")
+    none = ATTRIBUTES["hair_colour"].index("none")
+    hidden = choices[:, colour] == none
+    others = torch.tensor([value for value in range(len(ATTRIBUTES["hair_colour"])) if value != none])
+    picks = torch.randint(len(others), (len(choices),), generator=torch.Generator().manual_seed(0))
+    choices[hidden, colour] = others[picks][hidden]
+    return Descriptions(
+        images=data.images,
+        choices=choices,
+        sizes=tuple(len(ATTRIBUTES[name]) for name in names),
+        numbers=torch.from_numpy(np.array(data.shades)),
+        choice_levels=tuple(LEVELS[name] for name in names),
+        number_levels=(FINE,) * data.shades.shape[1],
+    )
+
+
 def build(settings: BuildSettings) -> None:
     """Train `avatars/stylegan2` (or go on) and export it into `settings.out`.
 
     Writes networks.safetensors (averaged generator and discriminator, fp16), config.json, card.md and
     samples.png.
     """
-    from unified.avatars import dataset
-
+    data = avatars()
     # Flat drawings are told from noise at a glance: a larger gamma than the heuristic keeps D from running away,
     # and small rates keep it from tearing the pretrained generator apart.
     recipe = Recipe(
@@ -267,18 +319,22 @@ def build(settings: BuildSettings) -> None:
         head_start=200,
         anchor=5.0,
     )
-    train(settings, recipe, Pictures(dataset.load("train").images))
+    train(settings, recipe, Pictures(data.images), data)
 
 
-def train(settings: BuildSettings, recipe: Recipe, pictures: Pictures) -> Trainer:
-    """As :func:`build`, for any pictures and recipe."""
+def train(
+    settings: BuildSettings, recipe: Recipe, pictures: Pictures, descriptions: Descriptions | None = None
+) -> Trainer:
+    """As :func:`build`, for any pictures and recipe; `descriptions` of the pictures, where it has a pretraining."""
     accelerator = Accelerator()
     trainer = Trainer(recipe, pictures, seed=settings.seed, accelerator=accelerator)
     if recipe.pretraining:
+        if descriptions is None:
+            raise UserError("A recipe with pretraining needs descriptions of its pictures; set pretraining to 0.")
         first = replace(settings, work=settings.work / "pretraining", minutes=None, resume=True)
         fresh = not (settings.resume and (settings.work / CHECKPOINT).exists())
-        start = pretrain(copy.deepcopy(trainer.generator), pictures.images, first, steps=recipe.pretraining, fit=fresh)
-        trainer.encoder = start.encoder.to(accelerator.device)
+        start = pretrain(copy.deepcopy(trainer.generator), descriptions, first, steps=recipe.pretraining, fit=fresh)
+        trainer.start = Start(start.to(accelerator.device), descriptions)
         if fresh:
             trainer.generator.load_state_dict(start.generator.state_dict())
             trainer.average.load_state_dict(start.generator.state_dict())
@@ -339,10 +395,11 @@ def _start(recipe: Recipe) -> str:
     if not recipe.pretraining:
         return ""
     return (
-        f"Start: the synthesis network as the decoder of a variational autoencoder, {recipe.pretraining:,} steps (L1,"
-        " squared error, LPIPS-Alex, divergence), the mapping network fitted to the Gaussian of its codes; then"
-        f" the discriminator alone for {recipe.head_start} steps. Anchor: reconstruction of {recipe.anchored} pictures"
-        f" a step from the encoder's codes, weight {recipe.anchor:g} (VAE/GAN, Larsen et al. 2016).\n"
+        f"Start: {recipe.pretraining:,} steps in which the synthesis network learns to draw the avatars from their"
+        " attributes (L1, squared error, LPIPS-Alex), hair, beard and clothes told to its coarse layers, the face to"
+        " its middle layers and colours to its fine layers; the mapping network fitted to codes of random"
+        f" attributes; then the discriminator alone for {recipe.head_start} steps. Anchor: reconstruction of"
+        f" {recipe.anchored} pictures a step from the codes of their attributes, weight {recipe.anchor:g}.\n"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from backbones.stylegan import DiscriminatorConfig, GeneratorConfig
+from backbones.stylegan.descriptions import Descriptions
 from backbones.stylegan.formats import load_networks
 from backbones.stylegan.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from backbones.stylegan.train import MixingGenerator, Pictures, Recipe, Trainer, train
@@ -69,8 +70,9 @@ def test_style_mixing_uses_the_other_code_from_the_crossover_on():
 
 def test_pictures_are_a_function_of_the_generator_and_in_range():
     data = pictures()
-    first = data.batch(6, torch.Generator().manual_seed(1))
-    assert torch.equal(first, data.batch(6, torch.Generator().manual_seed(1)))
+    chosen = data.choose(6, torch.Generator().manual_seed(1))
+    assert torch.equal(chosen, data.choose(6, torch.Generator().manual_seed(1)))
+    first = data.take(chosen)
     assert first.shape == (6, 3, 8, 8) and first.min() >= -1 and first.max() <= 1
     with pytest.raises(UserError, match="uint8"):
         Pictures(np.zeros((2, 8, 8, 3), dtype=np.float32))
@@ -122,7 +124,7 @@ def test_a_batch_that_does_not_fit_the_groups_is_refused():
 
 
 def test_a_pretrained_and_anchored_training_resumes_exactly_too(tmp_path, monkeypatch):
-    """With the autoencoder's start, the head start and the anchor; the encoder is read back, not trained again."""
+    """With the start, the head start and the anchor; the start is read back, not trained again."""
     from dataclasses import replace
 
     from backbones.stylegan import pretrain
@@ -139,10 +141,13 @@ def test_a_pretrained_and_anchored_training_resumes_exactly_too(tmp_path, monkey
         anchored=2,
     )
     data = pictures(size=32)
-    whole = train(settings(tmp_path, "whole", 4), recipe, data)
-    train(settings(tmp_path, "halves", 2), recipe, data)
-    resumed = train(settings(tmp_path, "halves", 4), recipe, data)
+    known = Descriptions(data.images, torch.arange(12)[:, None] % 3, (3,), torch.rand(12, 1), (0,), (2,))
+    whole = train(settings(tmp_path, "whole", 4), recipe, data, known)
+    train(settings(tmp_path, "halves", 2), recipe, data, known)
+    resumed = train(settings(tmp_path, "halves", 4), recipe, data, known)
     for name, value in whole.generator.state_dict().items():
         assert torch.equal(value, resumed.generator.state_dict()[name]), name
-    plain = train(settings(tmp_path, "plain", 4), replace(recipe, anchor=0.0), data)
+    plain = train(settings(tmp_path, "plain", 4), replace(recipe, anchor=0.0), data, known)
     assert not torch.equal(plain.generator.synthesis.b4.const, whole.generator.synthesis.b4.const)
+    with pytest.raises(UserError, match="needs descriptions"):
+        train(settings(tmp_path, "untold", 4), recipe, data)

@@ -1,0 +1,135 @@
+"""What is known of training pictures, as codes of the generator: one w per level of detail.
+
+Pictures that are drawn (not photographed) come with their description. Read by a small network into w, and with
+every level of the synthesis network told only its own part truthfully, descriptions make a start for StyleGAN2 in
+which coarse, middle and fine layers decide what they do in a trained StyleGAN (Karras et al. 2019, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbones.stylegan.mapping import normalise
+from unified.errors import UserError
+
+COARSE, MIDDLE, FINE = range(3)
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """N pictures described by A choices and S numbers.
+
+    images: uint8 [N,H,W,3]. choices: int64 [N,A], the value of each; sizes [A]: how many values it has.
+    numbers: float32 [N,S]. choice_levels [A], number_levels [S]: the level that decides each one.
+    """
+
+    images: np.ndarray
+    choices: Tensor
+    sizes: tuple[int, ...]
+    numbers: Tensor
+    choice_levels: tuple[int, ...]
+    number_levels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        count, numbers = len(self.images), self.numbers.shape[1]
+        if self.choices.shape != (count, len(self.sizes)) or len(self.choice_levels) != len(self.sizes):
+            raise UserError(
+                f"Descriptions hold {count} pictures, choices {tuple(self.choices.shape)}, {len(self.sizes)} sizes and "
+                f"{len(self.choice_levels)} levels; expected choices [pictures, sizes] and a level for each."
+            )
+        if len(self.numbers) != count or len(self.number_levels) != numbers:
+            raise UserError(
+                f"Descriptions hold {count} pictures, numbers {tuple(self.numbers.shape)} and "
+                f"{len(self.number_levels)} levels; expected numbers [pictures, levels]."
+            )
+
+    @property
+    def width(self) -> int:
+        """Entries of a description with every choice as a one-hot vector."""
+        return sum(self.sizes) + self.numbers.shape[1]
+
+    def levels(self) -> Tensor:
+        """The level of every entry, int64 [width]."""
+        repeats = torch.tensor([*self.sizes, *(1 for _ in self.number_levels)])
+        return torch.tensor([*self.choice_levels, *self.number_levels]).repeat_interleave(repeats)
+
+    def entries(self, indices: Tensor) -> Tensor:
+        """Descriptions [N,width] of some pictures: one-hot choices, then the numbers at unit deviation."""
+        parts = [functional.one_hot(self.choices[indices, a], size) for a, size in enumerate(self.sizes)]
+        return torch.cat([*(part.float() for part in parts), (self.numbers[indices] - self._mean()) / self._scale()], 1)
+
+    def mixed(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Descriptions [N,3,width], one per level: true of the picture where the level decides, else of another."""
+        own, levels = self.entries(indices), self.levels()
+        told = []
+        for level in (COARSE, MIDDLE, FINE):
+            others = torch.randint(len(self.images), indices.shape, generator=generator)
+            told.append(torch.where(levels == level, own, self.entries(others)))
+        return torch.stack(told, 1)
+
+    def _mean(self) -> Tensor:
+        return self.numbers.mean(0)
+
+    def _scale(self) -> Tensor:
+        return self.numbers.std(0).clamp_min(1e-6)
+
+
+class Describer(nn.Module):
+    """Descriptions [..., width] -> w [..., w_dim] of unit mean square."""
+
+    def __init__(self, width: int, w_dim: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, w_dim))
+
+    def forward(self, entries: Tensor) -> Tensor:
+        return normalise(self.layers(entries.flatten(0, -2))).unflatten(0, entries.shape[:-1])
+
+
+def level_of_layers(num_ws: int) -> Tensor:
+    """Which level a style input belongs to, int64 [num_ws]: 4 and 8 pixels coarse, to 32 middle, then fine."""
+    layers = torch.arange(num_ws)
+    return torch.where(layers < 3, COARSE, torch.where(layers < 6, MIDDLE, FINE))
+
+
+class Prior:
+    """A standard normal z read as a description with the frequencies of the data.
+
+    Every choice takes as many entries of z as it has values and picks the largest of z + offset, a number takes
+    one entry: so neighbouring z mostly mean the same. Choices are drawn independently of each other.
+    """
+
+    def __init__(self, data: Descriptions, z_dim: int) -> None:
+        if data.width > z_dim:
+            raise UserError(
+                f"z has {z_dim} entries and the descriptions {data.width}; take a z_dim of at least {data.width}."
+            )
+        self.data = data
+        self.offsets = [
+            _offsets(torch.bincount(data.choices[:, a], minlength=size) / len(data.choices))
+            for a, size in enumerate(data.sizes)
+        ]
+
+    def read(self, z: Tensor) -> Tensor:
+        """z [N,z_dim] -> descriptions [N,width]."""
+        parts = z[:, : self.data.width].split([*self.data.sizes, self.data.numbers.shape[1]], dim=1)
+        picked = [
+            functional.one_hot((part + offset).argmax(1), len(offset)).float()
+            for part, offset in zip(parts[:-1], self.offsets, strict=True)
+        ]
+        # Uniform numbers of unit deviation lie in +-sqrt(3): the normal distribution function does that to z.
+        return torch.cat([*picked, (torch.special.ndtr(parts[-1]) * 2 - 1) * 3**0.5], 1)
+
+
+def _offsets(share: Tensor, *, draws: int = 20_000, rounds: int = 60) -> Tensor:
+    """Offsets for which the largest of normal draws plus offset falls on each value with its share."""
+    normal = torch.randn(draws, len(share), generator=torch.Generator().manual_seed(0))
+    offsets = torch.where(share > 0, 0.0, -1e3)
+    for _ in range(rounds):
+        found = torch.bincount((normal + offsets).argmax(1), minlength=len(share)) / draws
+        offsets = offsets + 0.5 * (share.clamp_min(1e-6) / found.clamp_min(1e-6)).log() * (share > 0)
+    return offsets
