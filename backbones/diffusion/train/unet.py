@@ -25,6 +25,7 @@ from backbones.diffusion.train import autoencoder as autoencoder_training
 from backbones.diffusion.train import clip as clip_training
 from backbones.diffusion.train import common
 from backbones.diffusion.train.common import Pictures
+from backbones.diffusion.train.focus import focus_map
 from unified.errors import UserError
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
@@ -48,12 +49,14 @@ class Recipe:
     """How the UNet and the text encoder are trained.
 
     text_factor: learning rate of the text encoder as a part of the UNet's.
+    focus: share of the loss that goes to where the attributes show (see `focus`); 0 is the plain loss.
     empty: share of captions replaced by the empty one, for guidance.
     snr_limit: gamma of min-SNR weighting (Hang et al. 2023, section 3.4); infinity is the plain loss.
     """
 
     learning_rate: float = 7e-4
-    text_factor: float = 0.5
+    text_factor: float = 1.0
+    focus: float = 0.6
     warmup: int = 100
     weight_decay: float = 0.01
     empty: float = 0.1
@@ -117,20 +120,23 @@ def stratified_timesteps(batch: int, levels: int, *, generator: torch.Generator)
 class DenoisingLoss(nn.Module):
     """Text encoder and UNet in one forward call, so that distributed training averages the gradients."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, focus: Tensor) -> None:
+        """focus [h,w]: weight of the squared error at each place of the latents, 1 on average."""
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
+        self.register_buffer("focus", focus, persistent=False)
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, ids: Tensor, alphas: Tensor) -> Tensor:
-        """Squared error [B] of the predicted noise, a mean over the latents' elements.
+        """Squared error [B] of the predicted noise, a mean over the latents' elements under `focus`.
 
         latents, noise [B,4,h,w]; timesteps [B]; ids [B,L]; alphas [B], cumulative, at the timesteps.
         """
         level = alphas[:, None, None, None]
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
         text = self.text_encoder(input_ids=ids).last_hidden_state
-        return (self.unet(noisy, timesteps, encoder_hidden_states=text).sample - noise).square().mean((1, 2, 3))
+        error = (self.unet(noisy, timesteps, encoder_hidden_states=text).sample - noise).square()
+        return (error * self.focus).mean((1, 2, 3))
 
 
 def cached_latents(model: AutoencoderKL, pictures: Pictures, *, work: Path) -> Tensor:
@@ -175,7 +181,8 @@ def train(
     text_encoder = text_encoder_of(contrastive)
     width = contrastive.config.text_config.hidden_size
     unet = make_model(text_width=width, latent=latents.shape[1], side=latents.shape[2], sizes=sizes)
-    model = DenoisingLoss(unet, text_encoder).train()
+    focus = focus_map(pictures, side=(latents.shape[2], latents.shape[3]), share=recipe.focus)
+    model = DenoisingLoss(unet, text_encoder, focus).train()
     accelerator = Accelerator()
     device = accelerator.device
     average = ExponentialAverage(model, half_life=recipe.half_life)
