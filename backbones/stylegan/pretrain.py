@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from backbones.stylegan.descriptions import Describer, Descriptions, Prior, level_of_layers
 from backbones.stylegan.generator import Generator
 from unified.metrics.lpips import LPIPS
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
 
 LEARNING_RATE = 2e-3
 PERCEPTUAL_WEIGHT = 0.5
 PERCEPTUAL_PICTURES = 8  # of each batch; the perceptual distance is the dearest part of a step
+FOCUS = 0.7  # share of the pixel loss that goes to where the choices show
 SPREAD = 0.2  # deviation of the noise on w (whose entries have unit mean square): neighbours draw the same
 HALF_LIFE = 100.0  # steps, of the averaged weights
 MAXIMUM_NORM = 1.0  # of the gradient
@@ -72,6 +74,8 @@ def pretrain(
     average = ExponentialAverage(network, half_life=HALF_LIFE)
     wrapped, optimiser = accelerator.prepare(network, optimiser)
     distance = perceptual or LPIPS().to(accelerator.device)
+    focus = focus_map(data.images, data.choices.numpy(), side=data.images.shape[1:3], share=FOCUS)
+    focus = focus.to(accelerator.device)
 
     def step_fn(step: int) -> Mapping[str, float]:
         random = step_generator(settings.seed, step, stream=accelerator.process_index)
@@ -87,7 +91,8 @@ def pretrain(
         made = wrapped(told.to(accelerator.device), noise.to(accelerator.device))
         some = slice(0, None, max(1, batch // PERCEPTUAL_PICTURES))
         apart = distance(made[some] / 2 + 0.5, pixels[some] / 2 + 0.5).mean()
-        pixel = (made - pixels).abs().mean() + (made - pixels).square().mean()
+        gap = made - pixels
+        pixel = ((gap.abs() + gap.square()) * focus).mean()
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(pixel + PERCEPTUAL_WEIGHT * apart)
         norm = accelerator.clip_grad_norm_(trained, MAXIMUM_NORM)

@@ -25,8 +25,8 @@ from backbones.diffusion.train import autoencoder as autoencoder_training
 from backbones.diffusion.train import clip as clip_training
 from backbones.diffusion.train import common
 from backbones.diffusion.train.common import Pictures
-from backbones.diffusion.train.focus import focus_map
 from unified.errors import UserError
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 3000
@@ -181,7 +181,7 @@ def train(
     text_encoder = text_encoder_of(contrastive)
     width = contrastive.config.text_config.hidden_size
     unet = make_model(text_width=width, latent=latents.shape[1], side=latents.shape[2], sizes=sizes)
-    focus = focus_map(pictures, side=(latents.shape[2], latents.shape[3]), share=recipe.focus)
+    focus = focus_map(pictures.images, pictures.labels, side=(latents.shape[2], latents.shape[3]), share=recipe.focus)
     model = DenoisingLoss(unet, text_encoder, focus).train()
     accelerator = Accelerator()
     device = accelerator.device

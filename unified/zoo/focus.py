@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backbones.diffusion.train.common import Pictures
-
 MOST = 6000  # pictures that the map is measured on
 
 
-def focus_map(pictures: Pictures, *, side: tuple[int, int], share: float) -> Tensor:
+def focus_map(images: np.ndarray, labels: np.ndarray, *, side: tuple[int, int], share: float) -> Tensor:
     """Weights float [h,w] with mean 1: `share` of them divided evenly among the attributes, the rest over all places.
+
+    images: uint8 [N,H,W,3]; labels: int64 [N,A], the value of each attribute.
 
     The weight of an attribute lies where it explains the pixels: the part of their variance that is between
     the attribute's values.
     """
-    images = torch.from_numpy(np.array(pictures.images[:MOST])).float()
-    labels = torch.as_tensor(np.array(pictures.labels[:MOST]))
-    mean, variance = images.mean(0), images.var(0, correction=0).mean(-1).clamp_min(1e-6)
+    pixels = torch.from_numpy(np.array(images[:MOST])).float()
+    values = torch.as_tensor(np.array(labels[:MOST]))
+    mean, variance = pixels.mean(0), pixels.var(0, correction=0).mean(-1).clamp_min(1e-6)
     maps = []
-    for column in range(labels.shape[1]):
+    for column in range(values.shape[1]):
         between = torch.zeros_like(variance)
-        for value in labels[:, column].unique():
-            chosen = labels[:, column] == value
-            between += chosen.float().mean() * (images[chosen].mean(0) - mean).square().mean(-1)
+        for value in values[:, column].unique():
+            chosen = values[:, column] == value
+            between += chosen.float().mean() * (pixels[chosen].mean(0) - mean).square().mean(-1)
         explained = between / variance
         # Chance explains a little everywhere: only what stands out counts.
         explained = (explained - explained.median()).clamp_min(0)
