@@ -2,8 +2,8 @@
 
 Adversarial training from nothing takes hundreds of thousands of pictures before faces are clear. Where every
 picture comes with its description, the synthesis network can first be told what to draw (`descriptions`), which
-is ordinary regression; the mapping network is then fitted to turn random z into codes of random descriptions.
-The adversarial training that follows is the ordinary one.
+is ordinary regression; the mapping network is then set to turn random z into codes of random descriptions
+(`staircase`). The adversarial training that follows is the ordinary one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from backbones.stylegan.descriptions import Describer, Descriptions, Prior, level_of_layers
+from backbones.stylegan.descriptions import Describer, Descriptions, level_of_layers
 from backbones.stylegan.generator import Generator
+from backbones.stylegan.staircase import write_mapping
 from unified.metrics.lpips import LPIPS
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
@@ -27,8 +28,6 @@ FOCUS = 0.7  # share of the pixel loss that goes to where the choices show
 SPREAD = 0.2  # deviation of the noise on w (whose entries have unit mean square): neighbours draw the same
 HALF_LIFE = 100.0  # steps, of the averaged weights
 MAXIMUM_NORM = 1.0  # of the gradient
-MAPPING_STEPS = 10_000
-MAPPING_BATCH = 512
 
 
 class Illustrator(nn.Module):
@@ -60,7 +59,7 @@ def pretrain(
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     fit: bool = True,
 ) -> Illustrator:
-    """Train `generator`'s synthesis network and fit its mapping; returns the averaged networks, frozen.
+    """Train `generator`'s synthesis network and set its mapping; returns the averaged networks, frozen.
 
     Resumes from `settings.work`. perceptual: distance [N] of pictures in 0..1, LPIPS if None. fit: whether the
     mapping is wanted too.
@@ -107,38 +106,5 @@ def pretrain(
     finished = average.module
     assert isinstance(finished, Illustrator)
     if fit:
-        fit_mapping(finished, data, seed=settings.seed)
+        write_mapping(finished.generator.mapping, finished.describer, data)
     return finished.requires_grad_(False).eval()
-
-
-def fit_mapping(
-    network: Illustrator, data: Descriptions, *, seed: int, steps: int = MAPPING_STEPS, batch: int = MAPPING_BATCH
-) -> float:
-    """Fit the mapping network to z -> w of z's description by least squares.
-
-    Returns the squared error left, as a part of the codes' variance.
-    """
-    config = network.generator.config
-    prior = Prior(data, config.z_dim)
-    mapping = network.generator.mapping.requires_grad_(True)
-    # The mapping's weights are stored divided by its learning rate multiplier; here they shall learn at full rate.
-    rate = 2e-3 / config.learning_rate_multiplier
-    adam = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
-    with torch.no_grad():
-        z = torch.randn(8192, config.z_dim, generator=step_generator(seed, steps, stream=77))
-        codes = network.describer(prior.read(z))
-    mean, variance = codes.mean(0), codes.var(0).sum()
-    error = torch.ones(())
-    for step in range(steps):
-        for group in adam.param_groups:
-            group["lr"] = rate * (1 - step / steps)
-        z = torch.randn(batch, config.z_dim, generator=step_generator(seed, step, stream=77))
-        with torch.no_grad():
-            target = network.describer(prior.read(z))
-        error = (mapping.map_one(z) - target).square().sum(1).mean() / variance
-        adam.zero_grad(set_to_none=True)
-        error.backward()
-        adam.step()
-    mapping.requires_grad_(False)
-    mapping.w_avg.copy_(mean)
-    return float(error.detach())

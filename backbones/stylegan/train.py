@@ -56,7 +56,7 @@ class Recipe:
     """
 
     generator: GeneratorConfig = field(
-        default_factory=lambda: GeneratorConfig(64, CHANNELS, w_dim=128, z_dim=128, mapping_layers=6)
+        default_factory=lambda: GeneratorConfig(64, CHANNELS, w_dim=256, z_dim=256, mapping_layers=4)
     )
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(64, DISCRIMINATOR_CHANNELS))
     batch: int = DEFAULT_BATCH
@@ -315,7 +315,7 @@ def build(settings: BuildSettings) -> None:
         batch=settings.pick_batch(DEFAULT_BATCH),
         learning_rate=0.001,
         r1_gamma=5.0,
-        pretraining=6000,
+        pretraining=12_000,
         head_start=200,
         anchor=5.0,
     )
@@ -397,7 +397,7 @@ def _start(recipe: Recipe) -> str:
     return (
         f"Start: {recipe.pretraining:,} steps in which the synthesis network learns to draw the avatars from their"
         " attributes (L1, squared error, LPIPS-Alex), hair, beard and clothes told to its coarse layers, the face to"
-        " its middle layers and colours to its fine layers; the mapping network fitted to codes of random"
+        " its middle layers and colours to its fine layers; the mapping network set to codes of random"
         f" attributes; then the discriminator alone for {recipe.head_start} steps. Anchor: reconstruction of"
         f" {recipe.anchored} pictures a step from the codes of their attributes, weight {recipe.anchor:g}.\n"
     )

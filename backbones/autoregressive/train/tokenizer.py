@@ -1,12 +1,12 @@
 """Training of the image tokenizer of avatars/emu3: an `Emu3VQVAE` that turns 64x64 pictures into 8x8 codes.
 
-    loss = |x - y| + lpips * LPIPS(x, y) + commitment * |z - sg(e)|^2
+    loss = focus * |x - y| + lpips * LPIPS(x, y) + commitment * |z - sg(e)|^2
 
-with the straight-through estimator (van den Oord et al. 2017, equation 3) and the codebook kept as an
-exponential average, with restarts (see `codebook.py`). The first steps train an autoencoder without
-quantisation, whose latents then start the codebook: while the encoder still moves fast, codes would be left
-behind and collapse. `Emu3VQVAE` stays in eval mode: its batch norms are
-then fixed affine maps, as in the released model, and a picture's codes do not depend on its batch.
+with more focus where the attributes of the avatars show (`unified.zoo.focus`), the straight-through estimator
+(van den Oord et al. 2017, equation 3) and the codebook kept as an exponential average, with restarts (see
+`codebook.py`). The first steps train an autoencoder without quantisation, whose latents then start the codebook:
+while the encoder still moves fast, codes would be left behind and collapse. `Emu3VQVAE` stays in eval mode: its
+batch norms are then fixed affine maps, as in the released model, and a picture's codes do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from backbones.autoregressive.train.codebook import CodebookAverage
 from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
 from unified.avatars import dataset
 from unified.metrics.lpips import LPIPS
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
 
@@ -40,13 +41,14 @@ class TokenizerSettings:
     channels: int = 32
     multiplier: tuple[int, ...] = (1, 1, 2, 4)
     blocks: int = 1
-    steps: int = 850
+    steps: int = 3000
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 50
     lpips: float = 1.0
     commitment: float = 0.25
     continuous: int = 150  # steps without quantisation
+    focus: float = 0.6  # share of the pixel loss that goes to where the attributes show
 
 
 def vq_config(settings: TokenizerSettings) -> Emu3VQVAEConfig:
@@ -73,12 +75,14 @@ def draw_batch(images: numpy.ndarray, *, seed: int, step: int, batch: int, proce
 
 def build(settings: BuildSettings) -> None:
     """Train on the avatars, resume if interrupted, and export to `settings.out`."""
+    data, choice = dataset.load("train"), TokenizerSettings()
     train_tokenizer(
         settings,
-        TokenizerSettings(),
-        images=dataset.load("train").images,
+        choice,
+        images=data.images,
         held_out=dataset.load("validation").images,
         perceptual=LPIPS(),
+        focus=focus_map(data.images, data.attributes, side=data.images.shape[1:3], share=choice.focus),
     )
 
 
@@ -89,8 +93,12 @@ def train_tokenizer(
     images: numpy.ndarray,
     held_out: numpy.ndarray,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+    focus: Tensor | None = None,
 ) -> ImageTokenizer:
-    """Train on `images`, uint8 [N,H,W,3]; `perceptual` maps two batches of pictures to distances [N]."""
+    """Train on `images`, uint8 [N,H,W,3].
+
+    perceptual: maps two batches of pictures to distances [N]. focus [H,W]: weight of the pixels, 1 if None.
+    """
     accelerator = Accelerator()
     steps = build_settings.pick_steps(settings.steps)
     batch = build_settings.pick_batch(settings.batch)
@@ -103,6 +111,8 @@ def train_tokenizer(
     if isinstance(perceptual, nn.Module):
         perceptual = perceptual.to(accelerator.device)
     wrapped, prepared = accelerator.prepare(tokenizer, optimizer)
+    weights = torch.ones(()) if focus is None else focus
+    weights = weights.to(accelerator.device)
     average = CodebookAverage(tokenizer.codebook)
 
     def step_fn(step: int) -> dict[str, float]:
@@ -117,7 +127,7 @@ def train_tokenizer(
         rate = warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
         set_learning_rate(prepared, rate)
         rebuilt, latents, codes = wrapped(pictures, quantized=quantized)
-        pixel = (rebuilt - pictures).abs().mean()
+        pixel = ((rebuilt - pictures).abs() * weights).mean()
         commitment = (latents - tokenizer.lookup(codes)).square().mean()
         loss = pixel + settings.commitment * commitment if quantized else pixel
         distance = torch.zeros(())

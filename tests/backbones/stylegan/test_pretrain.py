@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.special import ndtri
 
 from backbones.stylegan.config import GeneratorConfig
-from backbones.stylegan.descriptions import COARSE, FINE, MIDDLE, Descriptions, Prior, level_of_layers
+from backbones.stylegan.descriptions import COARSE, FINE, MIDDLE, Describer, Descriptions, level_of_layers
 from backbones.stylegan.generator import Generator
-from backbones.stylegan.pretrain import Illustrator, fit_mapping, pretrain
+from backbones.stylegan.mapping import normalise
+from backbones.stylegan.pretrain import pretrain
+from backbones.stylegan.staircase import write_mapping
 from unified.errors import UserError
 from unified.zoo.training import BuildSettings
 
@@ -30,7 +33,7 @@ def halves(count: int = 64, size: int = 32) -> Descriptions:
 
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(GeneratorConfig(32, (16, 16, 16, 16), w_dim=16, z_dim=16, mapping_layers=2, mapping_width=64))
+    return Generator(GeneratorConfig(32, (16, 16, 16, 16), w_dim=16, z_dim=16, mapping_layers=4, mapping_width=64))
 
 
 def no_distance(made: Tensor, wanted: Tensor) -> Tensor:
@@ -50,16 +53,6 @@ def test_mixed_descriptions_are_true_where_their_level_decides() -> None:
     assert not torch.equal(told[:, FINE, :3], own[:, :3]) and not torch.equal(told[:, COARSE, 3:], own[:, 3:])
 
 
-def test_the_prior_has_the_frequencies_of_the_data() -> None:
-    data = halves(30)
-    data.choices[:, 0] = torch.tensor([0] * 18 + [1] * 12)  # 60 %, 40 % and never
-    described = Prior(data, 16).read(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3)))
-    share = described[:, :3].mean(0)
-    assert share.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=0.02)
-    assert described[:, :3].sum(1).eq(1).all()
-    assert float(described[:, 3].std()) == pytest.approx(1.0, abs=0.02)
-
-
 def test_layers_learn_to_decide_their_own_part(tmp_path) -> None:
     """After training, the coarse code alone moves the upper half and the fine code alone the lower."""
     data = halves()
@@ -76,19 +69,39 @@ def test_layers_learn_to_decide_their_own_part(tmp_path) -> None:
     assert moved[:16].mean() > 3 * moved[16:].mean()
 
 
-def test_mapping_draws_random_descriptions() -> None:
-    network = Illustrator(generator(), halves().width).requires_grad_(False)
-    left = fit_mapping(network, halves(), seed=0, steps=1500, batch=128)
-    assert left < 0.55  # of the variance; the mean alone leaves all of it
-    mapping = network.generator.mapping
+def describer() -> Describer:
+    torch.manual_seed(1)
+    return Describer(4, 16, hidden=32).requires_grad_(False)
+
+
+def test_mapping_gives_the_codes_of_random_descriptions() -> None:
+    """Nearly every z is the code of one description, to rounding; together they have the data's frequencies."""
+    data = halves(30)
+    data.choices[:, 0] = torch.tensor([0] * 18 + [2] * 12)  # 60 %, never and 40 %
+    network, reader = generator(), describer()
+    write_mapping(network.mapping, reader, data)
+    z = torch.randn(4000, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        w = mapping.map_one(torch.randn(5000, 16, generator=torch.Generator().manual_seed(1)))
-    assert torch.allclose(w.mean(0), mapping.w_avg, atol=0.15)
+        w = network.mapping.map_one(z)
+    z = normalise(z)
+    told = torch.zeros(len(z), 4)
+    told[:, 0], told[:, 2], told[:, 3] = (
+        z[:, 0] < ndtri(torch.tensor(0.6)),
+        z[:, 0] >= ndtri(torch.tensor(0.6)),
+        z[:, 1],
+    )
+    raw = reader.layers(told)
+    factor = ((w * raw).sum(1) / raw.square().sum(1)).median()  # for the describer's normalisation
+    exact = (w - factor * raw).abs().amax(1) < 1e-3
+    assert 0.95 < exact.float().mean() < 1.0  # the others lie on the ramp of the step
+    assert torch.allclose(w.mean(0), network.mapping.w_avg, atol=0.05)
+    assert w.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_latent_too_narrow_for_the_descriptions_is_refused() -> None:
-    with pytest.raises(UserError, match="z_dim of at least 4"):
-        Prior(halves(), 3)
+def test_a_mapping_too_small_for_the_descriptions_is_refused() -> None:
+    narrow = Generator(GeneratorConfig(32, (16, 16, 16, 16), w_dim=16, z_dim=16, mapping_layers=2))
+    with pytest.raises(UserError, match="needs 4 layers, width 32"):
+        write_mapping(narrow.mapping, describer(), halves())
 
 
 def test_descriptions_that_do_not_fit_the_pictures_are_refused() -> None:
