@@ -53,12 +53,18 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
     from transformers import AutoTokenizer, Emu3ForConditionalGeneration
 
     try:
-        model = Emu3ForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, use_safetensors=True
+        model, report = Emu3ForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be read as an Emu3 checkpoint: {error}") from error
+    absent = sorted(key for key in report["missing_keys"] if "vqmodel" in key or "lm_head" in key)
+    if absent:
+        raise UserError(
+            f"{folder} holds an Emu3 without what it draws with ({absent[0]} and {len(absent) - 1} more are missing):"
+            " give a checkpoint with its image tokenizer and output head."
+        )
     model.eval().requires_grad_(False)
     return assemble(model, tokenizer, PromptLayout.load(folder))
 

@@ -14,7 +14,8 @@ from backbones.autoregressive.image_tokenizer import ImageTokenizer
 from backbones.autoregressive.prompt import PromptBatch
 from backbones.autoregressive.readers import read_whole
 from backbones.autoregressive.sampling import draw_codes
-from backbones.autoregressive.token_reader import BATCH, Grid, TokenReader, on_grid
+from backbones.autoregressive.token_reader import BATCH, TokenReader
+from backbones.autoregressive.token_sampling import Grid, on_grid
 from unified.contract.attempt import Attempt
 from unified.contract.kinds import Evidence
 from unified.contract.memory import Memory

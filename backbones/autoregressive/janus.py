@@ -19,8 +19,9 @@ from backbones.autoregressive.drawing import TokenBackbone
 from backbones.autoregressive.image_tokenizer import ImageTokenizer, check_sides
 from backbones.autoregressive.network import Network
 from backbones.autoregressive.prompt import PromptBatch, left_pad, left_pad_embeddings, named_ids
-from backbones.autoregressive.token_reader import TokenSampling
+from backbones.autoregressive.token_sampling import TokenSampling
 from unified.contract.backbone import backbones
+from unified.contract.reference import Reference
 from unified.contract.view import View
 from unified.errors import UserError
 
@@ -118,7 +119,31 @@ class Janus(TokenBackbone):
             embed=parts.language_model.embed_tokens,
             embed_codes=lambda codes: parts.generation_aligner(parts.generation_embeddings(codes)),
             head=parts.generation_head,
+            speak=model.lm_head,
         )
+
+    def read_pictures(self, view: View, reference: Reference) -> Tensor:
+        """Features [N,tokens,D] of the encoder that Janus reads pictures with; it draws with another one."""
+        model: Any = self.components["model"].model  # type: ignore[union-attr]
+        size = int(model.config.vision_config.image_size)
+
+        def read(images: Tensor) -> Tensor:
+            if images.shape[-1] != size:
+                images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+            seen = model.vision_model(pixel_values=(images.clamp(0, 1) * 2 - 1).to(self.dtype))
+            found: Tensor = model.aligner(seen.last_hidden_state)
+            return found
+
+        found: Tensor = reference.once(("features", id(self)), read)
+        return found
+
+    def question(self, view: View, network: Network, picture: Tensor, text: str, *, begin: bool) -> Tensor:
+        layout = self.layout
+        start = [self.begin] if begin else []
+        before = [*start, *self._plain(layout.before), self.image_start]
+        after = [self.image_end, *named_ids(self.tokenizer, f"\n{text}{layout.after}", view.rows)]
+        first, last = (network.embed(torch.tensor([ids]))[0] for ids in (before, after))
+        return torch.cat([first, picture, last])
 
     def slots(self, height: int, width: int) -> Tensor:
         return torch.full((height * width,), -1)

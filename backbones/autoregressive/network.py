@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,16 +20,21 @@ class Network:
     trunk: the transformer, embeddings [B,L,D] -> last hidden states, with transformers' arguments.
     embed: ids of text [...] -> [...,D]. embed_codes: visual codes [...] -> [...,D].
     head: hidden states [...,D] -> logits [...,K] of the visual codes.
+    speak: hidden states [...,D] -> logits of the text's vocabulary.
     """
 
     trunk: Any
     embed: Callable[[Tensor], Tensor]
     embed_codes: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor]
+    speak: Callable[[Tensor], Tensor]
 
 
 def joint_network(model: Any, trunk: Any, vocabulary: VisualVocabulary) -> Network:
-    """A model with one vocabulary of text and visual tokens, of which the head computes the visual ones only."""
+    """A model with one vocabulary of text and visual tokens, of which the head computes the visual ones only.
+
+    It speaks in text tokens alone: where words are due a visual token never comes.
+    """
     table = model.get_input_embeddings()
     output = model.get_output_embeddings()
     ids = vocabulary.ids.to(output.weight.device)
@@ -39,6 +45,7 @@ def joint_network(model: Any, trunk: Any, vocabulary: VisualVocabulary) -> Netwo
         embed=table,
         embed_codes=lambda codes: table(ids[codes]),
         head=lambda hidden: functional.linear(hidden, weight, bias),
+        speak=lambda hidden: output(hidden).index_fill(-1, ids, -torch.inf),
     )
 
 

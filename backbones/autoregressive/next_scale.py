@@ -8,13 +8,14 @@ section 3.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Pair = tuple[Tensor, Tensor]
+from backbones.autoregressive.beside import Beside, Pair
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,14 @@ class ScaleBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
-        self, x: Tensor, condition: Tensor, text: Pair, text_mask: Tensor, past: Pair | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        condition: Tensor,
+        text: Pair,
+        text_mask: Tensor,
+        past: Pair | None,
+        mask: Tensor | None,
+        beside: Beside | None = None,
     ) -> tuple[Tensor, Pair]:
         """(x [B,m,width] after the layer, keys and values of everything read so far)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(functional.silu(condition))[:, None].chunk(
@@ -107,7 +115,8 @@ class ScaleBlock(nn.Module):
         keys, values = self.attention.keys_and_values(normed)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        x = x + gate * self.attention(normed, (keys, values), mask)
+        seen, seen_mask = ((keys, values), mask) if beside is None else beside.after((keys, values), mask)
+        x = x + gate * self.attention(normed, seen, seen_mask)
         x = x + self.cross(self.cross_norm(x), text, text_mask)
         normed = self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift
         return x + mlp_gate * self.mlp(normed), (keys, values)
@@ -164,15 +173,22 @@ class NextScale(nn.Module):
 
     def read(self, ids: Tensor, mask: Tensor) -> Read:
         """Texts: ids [B,T] padded on the right, mask bool [B,T]."""
-        seen = mask[:, None, None]
+        return self.take(self.encode(ids, mask), mask)
+
+    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the text encoder says of every token, [B,T,width]."""
         x = self.embedding(ids) + self.text_position[: ids.shape[1]]
         for block in self.text_blocks:
-            x = block(x, seen)
-        x = self.text_norm(x)
+            x = block(x, mask[:, None, None])
+        said: Tensor = self.text_norm(x)
+        return said
+
+    def take(self, x: Tensor, mask: Tensor) -> Read:
+        """What the encoder said, x [B,T,width], as the blocks take it."""
         weights = mask.to(x.dtype) / mask.sum(1, keepdim=True)
         pooled = (x * weights[..., None]).sum(1)
         pairs = tuple(block.cross.keys_and_values(x) for block in self.blocks)  # type: ignore[union-attr,operator]
-        return Read(pooled, pairs, seen)  # type: ignore[arg-type]
+        return Read(pooled, pairs, mask[:, None, None])  # type: ignore[arg-type]
 
     def embed(self, text: Read, inputs: Tensor, first: int) -> Tensor:
         """What the blocks take for tokens `first`...: inputs [B,m,dimension]; token 0 takes the text alone."""
@@ -183,20 +199,34 @@ class NextScale(nn.Module):
         return x + self.position[places] + self.level(self.levels[places])  # type: ignore[index]
 
     def run(
-        self, text: Read, x: Tensor, past: list[Pair] | None = None, *, mask: Tensor | None = None
+        self,
+        text: Read,
+        x: Tensor,
+        past: list[Pair] | None = None,
+        *,
+        mask: Tensor | None = None,
+        beside: Sequence[Beside] | None = None,
     ) -> tuple[Tensor, list[Pair]]:
-        """(logits [B,m,codes], keys and values of every block so far) of embedded tokens x [B,m,width]."""
+        """(logits [B,m,codes], keys and values of every block so far) of embedded tokens x [B,m,width].
+
+        beside: for every block what else it sees; not a part of what is kept.
+        """
         kept = []
         for number, block in enumerate(self.blocks):
             before = None if past is None else past[number]
-            x, pair = block(x, text.pooled, text.pairs[number], text.mask, before, mask)
+            other = None if beside is None else beside[number]
+            x, pair = block(x, text.pooled, text.pairs[number], text.mask, before, mask, other)
             kept.append(pair)
         shift, scale = self.head_modulation(functional.silu(text.pooled))[:, None].chunk(2, dim=-1)
         logits: Tensor = self.head(self.head_norm(x) * (1 + scale) + shift)
         return logits, kept
 
-    def forward(self, text: Read, inputs: Tensor) -> Tensor:
+    def forward(self, text: Read, inputs: Tensor, beside: Sequence[Beside] | None = None) -> Tensor:
         """Logits [B,count,codes] of whole pictures, teacher-forced; inputs: `MultiScaleTokenizer.inputs`."""
+        return self.run(text, self.embed(text, inputs, 0), mask=self.order, beside=beside)[0]
+
+    @property
+    def order(self) -> Tensor:
+        """Which tokens see which, bool [count,count]: their own scale and all coarser ones."""
         levels: Tensor = self.levels  # type: ignore[assignment]
-        mask = levels[:, None] >= levels[None]
-        return self.run(text, self.embed(text, inputs, 0), mask=mask)[0]
+        return levels[:, None] >= levels[None]

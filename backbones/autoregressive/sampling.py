@@ -52,19 +52,26 @@ def teacher_forced(
     place = (visual.long().cumsum(0) - 1).clamp_min(0)[:-1]
     tail = torch.where(visual[:-1, None], drawn[:, place], tail)
     head = network.embed(prompts.ids) if prompts.embeddings is None else prompts.embeddings
-    embeddings = torch.cat([head, tail], dim=1)
-    if memory is None:
-        mask, positions = extend(prompts, embeddings.shape[1] - head.shape[1])
-        result = network.trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
-        hidden = result.last_hidden_state
-    else:
-        _require_decoder(network)
-        mask = torch.cat([prompts.mask, prompts.mask.new_ones(len(prompts), tail.shape[1])], dim=1)
-        store = Appended((memory.keys.unsqueeze(1), memory.values.unsqueeze(1)))
-        hidden = read_whole(Decoder(network.trunk), embeddings, mask, store, bias=memory.bias, offset=len(memory))
+    hidden = hidden_states(network, prompts, torch.cat([head, tail], dim=1), memory=memory)
     # Position i predicts token i + 1; the visual tokens start at head.shape[1].
     wanted = visual.nonzero()[:, 0] + head.shape[1] - 1
     return network.head(hidden[:, wanted])
+
+
+def hidden_states(
+    network: Network, prompts: PromptBatch, embeddings: Tensor, *, memory: Memory | None = None
+) -> Tensor:
+    """What the trunk makes of embeddings [B,L,D]: those of the prompts, and of what follows them. Differentiable."""
+    count = embeddings.shape[1] - prompts.ids.shape[1]
+    if memory is None:
+        mask, positions = extend(prompts, count)
+        result = network.trunk(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
+        hidden: Tensor = result.last_hidden_state
+        return hidden
+    _require_decoder(network)
+    seen = torch.cat([prompts.mask, prompts.mask.new_ones(len(prompts), count)], dim=1)
+    store = Appended((memory.keys.unsqueeze(1), memory.values.unsqueeze(1)))
+    return read_whole(Decoder(network.trunk), embeddings, seen, store, bias=memory.bias, offset=len(memory))
 
 
 def _require_decoder(network: Network) -> None:

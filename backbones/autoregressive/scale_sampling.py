@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backbones.autoregressive.beside import Pair
 from backbones.autoregressive.choosing import SamplingSettings, draw, guide
-from backbones.autoregressive.next_scale import NextScale, Pair, Read
+from backbones.autoregressive.next_scale import NextScale, Read
+from backbones.autoregressive.scale_memories import Memories
 from backbones.autoregressive.scales import MultiScaleTokenizer
 
 
@@ -33,12 +35,14 @@ def draw_scales(
     settings: SamplingSettings,
     unconditional: Read | None = None,
     forced: Tensor | None = None,
+    memories: Memories | None = None,
 ) -> Tensor:
     """Tokens [B,count] of one picture for each line of `text`.
 
     Guidance grows with the scale from 0 to `settings.guidance` - 1 above the conditional model (VAR's released
     sampler): coarse scales decide little and suffer most from it. generators: one a picture, each gives
     `count` numbers whatever the settings. forced: tokens [B,count] to keep, -1 where the model chooses.
+    memories: what the lines of `text` see beside their pictures; the unconditional ones see none of it.
     """
     sides = tokenizer.settings.sides
     count = len(text.pooled)
@@ -56,11 +60,12 @@ def draw_scales(
             # Nothing is guided any more: the lines without the prompt are not asked again.
             lines, inputs = text, inputs[:count]
             past = [(keys[:count], values[:count]) for keys, values in past]
-        logits, past = model.run(lines, model.embed(lines, inputs, first), past)
+        places = slice(first, first + side * side)
+        beside = None if memories is None else memories.beside(places, rows=len(lines.pooled))
+        logits, past = model.run(lines, model.embed(lines, inputs, first), past, beside=beside)
         if len(logits) > count:
             strength = 1 + (settings.guidance - 1) * share if share >= settings.guidance_from else 1.0
             logits = guide(logits[:count], logits[count:], strength)
-        places = slice(first, first + side * side)
         chosen = draw(logits.flatten(0, 1), uniform[:, places].flatten(), settings).view(count, -1)
         if forced is not None:
             kept = forced[:, places]

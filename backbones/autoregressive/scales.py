@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.autoregressive.image_tokenizer import check_sides
+from unified.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ class MultiScaleTokenizer(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Continuous latents [N,D,h,w] of images [N,3,H,W] in 0..1."""
         check_sides(images, self.factor)
+        side = self.settings.sides[-1] * self.factor
+        if tuple(images.shape[-2:]) != (side, side):
+            raise UserError(
+                f"pictures of {images.shape[-2]} x {images.shape[-1]} pixels were given to the multi-scale tokenizer;"
+                f" its scales are those of {side} x {side}: resize them first"
+            )
         found: Tensor = self.encoder((images * 2 - 1).to(self.codebook.dtype))
         return found
 

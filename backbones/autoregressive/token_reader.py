@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backbones.autoregressive.answering import answer_nats
 from backbones.autoregressive.network import Network
 from backbones.autoregressive.prompt import PromptBatch, PromptBuilder, left_pad, named_ids
-from backbones.autoregressive.sampling import SamplingSettings, teacher_forced
+from backbones.autoregressive.sampling import teacher_forced
+from backbones.autoregressive.token_sampling import TokenSampling
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Sampling, TextComponent
+from unified.contract.backbone import Backbone, TextComponent
 from unified.contract.kinds import Evidence
 from unified.contract.memory import Memory, join_memories
 from unified.contract.random import Random
@@ -27,46 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 64  # pictures that are tokenised at a time
-Grid = Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class TokenSampling(Sampling):
-    """See `SamplingSettings`.
-
-    references: pictures put in the context when visual tokens are bound.
-    redraw: rows of numbers over the picture; where they are above one half the bound visual tokens are drawn
-        anew, elsewhere they are kept. None: everything is drawn.
-    gate: rows of numbers in 0..1 over the picture: how much each place sees of bound keys and values.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 3.0
-    guidance_from: float = 0.0
-    guidance_until: float = 1.0
-    references: int = 1
-    redraw: Grid | None = None
-    gate: Grid | None = None
-
-    def drawing(self) -> SamplingSettings:
-        """The part that the sampling loop reads."""
-        names = {field.name for field in fields(SamplingSettings)}
-        return SamplingSettings(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in names})
-
-
-def on_grid(values: Grid, size: tuple[int, int], *, what: str) -> Tensor:
-    """Rows of numbers, averaged or repeated to [height,width]. Raises UserError for what is no grid."""
-    try:
-        grid = torch.tensor([list(row) for row in values], dtype=torch.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{what} takes rows of numbers of one length, such as [[0, 1], [0, 1]]; {error}.") from error
-    if grid.ndim != 2 or not grid.numel():
-        raise UserError(f"{what} takes rows of numbers of one length; it was given shape {tuple(grid.shape)}.")
-    return functional.interpolate(grid[None, None], size=size, mode="area")[0, 0]
-
-
 _ADAPTED = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
 
 
@@ -197,6 +158,32 @@ class TokenReader(Backbone):
         error = functional.cross_entropy(logits.transpose(1, 2), codes.flatten(1), reduction="none")
         return Attempt(error, reference, lambda: self.expected_picture(logits, codes.shape[1:]))
 
+    # --- Answers ------------------------------------------------------------------------------------------
+
+    def answer_error(
+        self, view: View, reference: Reference, questions: Sequence[str], answers: Sequence[str]
+    ) -> Tensor:
+        network, memory = self.network(view), self.bound_memory(view)
+        begin = memory is None or not memory.opens
+        asked = [
+            self.question(view, network, picture, text, begin=begin)
+            for picture, text in zip(self.read_pictures(view, reference), questions, strict=True)
+        ]
+        said = [
+            list(self.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]) if text.strip() else []
+            for text in answers
+        ]
+        return answer_nats(network, asked, said, pad=self.pad, memory=memory)
+
+    def read_pictures(self, view: View, reference: Reference) -> Tensor:
+        """What stands for each picture where a question is asked about it: its codes [N,h,w]."""
+        found: Tensor = reference.once(("codes", id(self)), lambda images: self.codes(view, images))
+        return found
+
+    @abstractmethod
+    def question(self, view: View, network: Network, picture: Tensor, text: str, *, begin: bool) -> Tensor:
+        """Embeddings [L,D] of a picture (a row of `read_pictures`) and a question about it."""
+
     @abstractmethod
     def expected_picture(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         """The picture of the expected code vectors, from logits [B,h*w,K]."""
@@ -225,3 +212,8 @@ class BuiltPrompts(TokenReader):
             for text, codes in zip(prompts, shown, strict=True)
         ]
         return left_pad(lines, self.pad)
+
+    def question(self, view: View, network: Network, picture: Tensor, text: str, *, begin: bool) -> Tensor:
+        ids = self.builder.beginning() if begin else []
+        ids += [*self.builder.picture_ids(picture), *named_ids(self.tokenizer, text, view.rows)]
+        return network.embed(torch.tensor([ids]))[0]

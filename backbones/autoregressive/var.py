@@ -4,51 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from backbones.autoregressive.next_scale import NextScale, Read
-from backbones.autoregressive.sampling import SamplingSettings
+from backbones.autoregressive.scale_memories import Memories, memories_for
 from backbones.autoregressive.scale_sampling import draw_scales
-from backbones.autoregressive.token_reader import Grid, on_grid
+from backbones.autoregressive.token_sampling import Grid, on_grid
 from backbones.autoregressive.var_parts import MODEL_TYPE, VarParts, load_parts
+from backbones.autoregressive.var_sampling import VarSampling
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Sampling, TextComponent, backbones
+from unified.contract.backbone import Backbone, TextComponent, backbones
 from unified.contract.kinds import Evidence
 from unified.contract.random import Random
 from unified.contract.reference import Reference
+from unified.contract.scale_memory import ScaleMemory
 from unified.contract.target import Target
 from unified.contract.view import View
 from unified.errors import UserError
 from unified.loading import Loader, loaders
 from unified.sampling import override
 
-if TYPE_CHECKING:
-    pass
-
 _ADAPTED = ("query.weight", "key.weight", "value.weight", "outer.weight")
-
-
-@dataclass(frozen=True)
-class VarSampling(Sampling):
-    """See `SamplingSettings` and `draw_scales`. guidance_from, guidance_until: in scales, 0 coarsest, 1 finest.
-
-    redraw: rows of numbers over the picture; in every scale the bound tokens are drawn anew where its average is
-        above one half, and kept elsewhere (VAR, section 5.4).
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 3.0
-    guidance_from: float = 0.0
-    guidance_until: float = 1.0
-    redraw: Grid | None = None
 
 
 class Var(Backbone):
@@ -61,6 +42,7 @@ class Var(Backbone):
     sampling: VarSampling = VarSampling()
     lacking: ClassVar[Mapping[str, str]] = {
         "ReadsPictures": "it was trained on text alone",
+        "Answers": "it makes pictures, not words",
         "Remembers": "it draws whole scales, which have no sequence to stand before",
     }
 
@@ -98,7 +80,9 @@ class Var(Backbone):
 
     def logits(self, view: View, prompts: Sequence[str], codes: Tensor) -> Tensor:
         inputs = self.images.inputs(codes.flatten(1))
-        found: Tensor = self._model(view)(self.read(view, prompts), inputs)
+        text, memories = self.read(view, prompts), self.memories(view, prompts)
+        beside = None if memories is None else memories.beside(slice(None), rows=len(prompts))
+        found: Tensor = self._model(view)(text, inputs, beside)
         return found
 
     def token_latents(self, view: View, images: Tensor) -> Tensor:
@@ -120,6 +104,33 @@ class Var(Backbone):
     def decode_vectors(self, view: View, vectors: Tensor) -> Tensor:
         return self.images.decode_vectors(vectors)
 
+    # --- RemembersScales, Rectifies -----------------------------------------------------------------------
+
+    def scale_memory_shape(self) -> tuple[int, int, int]:
+        settings = self.parts.model.settings
+        return settings.depth, settings.heads, settings.width // settings.heads
+
+    def scale_queries(self) -> tuple[str, Sequence[str]]:
+        return "model", [f"blocks.{number}.attention.query" for number in range(self.parts.model.settings.depth)]
+
+    def remember_scales(self, view: View, prompt: str, codes: Tensor) -> ScaleMemory:
+        model, inputs = self._model(view), self.images.inputs(codes.flatten(1))
+        text = self.read(view, [view.carry(prompt)])
+        _, kept = model.run(text, model.embed(text, inputs, 0), mask=model.order)
+        bias = torch.zeros_like(model.order, dtype=inputs.dtype).masked_fill(~model.order, -torch.inf)
+        keys, values = (torch.cat([pair[i] for pair in kept]) for i in (0, 1))
+        return ScaleMemory(keys, values, bias.expand(len(keys), -1, -1))
+
+    def memories(self, view: View, prompts: Sequence[str], *, gate: Tensor | None = None) -> Memories | None:
+        """What these lines see beside their pictures; gate: [tokens], how much of it each token sees."""
+        bound = [slot.read() for key, slot in view.slots.items() if key.startswith("scale-memory/")]
+        if not bound:
+            return None
+        return memories_for(bound, self.parts.lines(prompts, view.rows)[0], view.rows, gate=gate)
+
+    def meaning(self, view: View, texts: Sequence[str]) -> Tensor:
+        return self.read(view, texts).pooled
+
     # --- Backbone -----------------------------------------------------------------------------------------
 
     def _model(self, view: View) -> NextScale:
@@ -129,7 +140,15 @@ class Var(Backbone):
 
     def read(self, view: View, prompts: Sequence[str]) -> Read:
         """The prompts with the view's names in them, as the transformer takes them."""
-        return self._model(view).read(*self.parts.lines(prompts, view.rows))
+        model = self._model(view)
+        ids, mask = self.parts.lines(prompts, view.rows)
+        said = model.encode(ids, mask)
+        for key, slot in view.slots.items():
+            if key.startswith("taken-out/"):
+                directions = slot.read().to(said)
+                here = torch.isin(ids, torch.tensor(view.rows[key.removeprefix("taken-out/")]))
+                said = torch.where(here[..., None], said - said @ directions.T @ directions, said)
+        return model.take(said, mask)
 
     def attempt(
         self, view: View, reference: Reference, *, rng: Random, prompts: Sequence[str], evidence: Evidence
@@ -180,15 +199,9 @@ class Var(Backbone):
                 _lines(read, slice(0, count)),
                 unconditional=_lines(read, slice(count, None)),
                 generators=[rng.generator("tokens", i) for i in range(count)],
-                settings=SamplingSettings(
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
-                    guidance=settings.guidance,
-                    guidance_from=settings.guidance_from,
-                    guidance_until=settings.guidance_until,
-                ),
+                settings=settings.drawing(),
                 forced=None if settings.redraw is None else self.kept(view, settings.redraw, count),
+                memories=self.memories(view, texts, gate=settings.seen(self.images.settings.sides)),
             )
             return self.images.decode(codes)
 

@@ -10,7 +10,10 @@ import torch
 
 from inversion.methods.encode import Encode
 from inversion.methods.optimize import Optimize
+from inversion.spaces.dual_prompt import DualPrompt
 from inversion.spaces.remembered import LayerTokens, Prefix, ReferenceMemory
+from inversion.spaces.scale_parts import ContentPart
+from inversion.spaces.scale_reference import ScaleReference
 from inversion.spaces.textual import Word
 from inversion.spaces.token import Context, TokenLatents
 from tests.tiny.families import pictures, tiny
@@ -35,6 +38,9 @@ CASES = {
     "janus context": ("janus", Context(), Encode()),
     "var token-latents": ("var", TokenLatents(), RENDER),
     "var word": ("var", Word(vectors=2), LEARN),
+    "emu3 dual-prompt": ("emu3", DualPrompt(generation=3, understanding=0), LEARN),
+    "var scale-content": ("var", ContentPart(vectors=2), LEARN),
+    "var scale-reference": ("var", ScaleReference(), Encode()),
 }
 EACH = pytest.mark.parametrize("case", CASES)
 
@@ -104,7 +110,9 @@ def test_three_steps_and_three_are_six(case: str, tmp_path: Path) -> None:
     assert_same(fresh(case, steps=6), fresh(case, steps=6, checkpoints=tmp_path))
 
 
-@pytest.mark.parametrize("case", ["emu3 prefix", "emu3 layer-tokens", "janus prefix", "var word"])
+@pytest.mark.parametrize(
+    "case", ["emu3 prefix", "emu3 layer-tokens", "janus prefix", "var word", "emu3 dual-prompt", "var scale-content"]
+)
 def test_gradient_agrees_with_finite_differences(case: str) -> None:
     """In double precision (rotary positions are single), along a random direction of all tensors."""
     family, space, _ = CASES[case]
