@@ -12,7 +12,7 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.special import ndtri
 
 from backbones.stylegan.descriptions import Describer, Descriptions
@@ -34,10 +34,11 @@ def write_mapping(mapping: Mapping, describer: Describer, data: Descriptions) ->
     the codes. Raises UserError where the mapping has not 4 layers or is too narrow.
     """
     layers = [module for module in mapping.children() if isinstance(module, Dense)]
-    first, hidden, last = describer.layers[0], describer.layers[2].in_features, describer.layers[2]
+    first, last = describer.layers[0], describer.layers[2]
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     kinks = 2 * sum(int((share > 0).sum()) - 1 for share in _shares(data)) + 2 * len(data.number_levels)
     width = layers[0].weight.shape[0]
-    needed = max(kinks, hidden, mapping.w_dim)
+    needed = max(kinks, last.in_features, mapping.w_dim)
     if len(layers) != LAYERS or width < needed or mapping.z_dim < _entries(data):
         raise UserError(
             f"A mapping of {len(layers)} layers of width {width} from {mapping.z_dim} entries cannot hold the "
