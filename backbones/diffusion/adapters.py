@@ -8,9 +8,16 @@ _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 
 
 def attention_matrices(network: nn.Module) -> list[str]:
-    """Paths of the weights of all attention projections, as diffusers names them."""
+    """Paths of the weights of all attention projections, as diffusers names them; quantised ones are left out."""
     found = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and name.endswith(tuple(f".{p}" for p in _PROJECTIONS)):
+        if not isinstance(module, nn.Linear) or not module.weight.is_floating_point():
+            continue
+        if name.endswith(tuple(f".{p}" for p in _PROJECTIONS)):
             found.append(f"{name}.weight")
     return found
+
+
+def weights(network: nn.Module) -> list[str]:
+    """Paths of all weights that can be tuned: not of quantised ones."""
+    return [name for name, value in network.named_parameters() if value.is_floating_point()]

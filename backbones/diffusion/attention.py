@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unified.contract.attention import Attending, Attention, Place, attend
 from unified.errors import UserError
 
-_PLAIN = ("AttnProcessor", "AttnProcessor2_0", "FluxAttnProcessor")
+_PLAIN = ("AttnProcessor", "AttnProcessor2_0", "FluxAttnProcessor", "JointAttnProcessor2_0")
 
 
 def unet_places(unet: nn.Module) -> list[Place]:

@@ -64,6 +64,12 @@ class DiffusionBackbone(Backbone):
 
     # --- Backbone -----------------------------------------------------------------------------------------
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it computes in: the weights themselves may be quantised."""
+        first = next(iter(self.components.values()))
+        return next(value.dtype for value in first.parameters() if value.is_floating_point())
+
     def attempt(
         self, view: View, reference: Reference, *, rng: Random, prompts: Sequence[str], evidence: Evidence
     ) -> Attempt:

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from backbones.diffusion.adapters import attention_matrices
+from backbones.diffusion.adapters import attention_matrices, weights
 from backbones.diffusion.attention import FluxProcessor, flux_places, install
-from backbones.diffusion.backbone import Condition, DiffusionBackbone
+from backbones.diffusion.backbone import Condition
+from backbones.diffusion.clip_texts import clip_component
+from backbones.diffusion.flow import FlowDiffusion
 from backbones.diffusion.prompts import padded_ids
 from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
 from unified.contract.attention import Place
@@ -19,8 +21,8 @@ from unified.contract.backbone import Level, TextComponent, backbones
 from unified.contract.view import View
 
 
-class Flux(DiffusionBackbone):
-    """x = (1 - sigma) x0 + sigma eps; the network predicts eps - x0. Latents are packed 2 x 2 into tokens."""
+class Flux(FlowDiffusion):
+    """A transformer over latents that are packed 2 x 2 into tokens; T5 tokens and CLIP's pooled vector."""
 
     name: ClassVar[str] = "flux"
 
@@ -31,15 +33,11 @@ class Flux(DiffusionBackbone):
                 "transformer": pipeline.transformer,
                 "text_encoder": pipeline.text_encoder,
                 "text_encoder_2": pipeline.text_encoder_2,
-                "vae": pipeline.vae,
             },
+            pipeline.vae,
         )
         self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
         self.scheduler = pipeline.scheduler
-        vae = pipeline.vae.config
-        self.vae_scale = 2 ** (len(vae.block_out_channels) - 1)
-        self.scaling: float = vae.scaling_factor
-        self.shift: float = vae.shift_factor or 0.0
         self.text_length = min(int(pipeline.tokenizer_2.model_max_length), 512)
         self.latent_size = int(pipeline.default_sample_size) * 1
         self._resolution = self.latent_size * self.vae_scale
@@ -49,20 +47,15 @@ class Flux(DiffusionBackbone):
         return self._resolution
 
     def tunable(self) -> tuple[str, Sequence[str]]:
-        return "transformer", [name for name, _ in self.components["transformer"].named_parameters()]
+        return "transformer", weights(self.components["transformer"])
 
     def adaptable(self) -> tuple[str, Sequence[str]]:
         return "transformer", attention_matrices(self.components["transformer"])
 
     def texts(self) -> Sequence[TextComponent]:
-        clip: Any = self.components["text_encoder"]
         t5: Any = self.components["text_encoder_2"]
-        embedding = clip.get_input_embeddings()
-        path = next(name for name, module in clip.named_modules() if module is embedding)
         return [
-            TextComponent(
-                "text_encoder", path, embedding.embedding_dim, self.tokenizer, self.tokenizer.model_max_length
-            ),
+            clip_component("text_encoder", self.components["text_encoder"], self.tokenizer),
             # Not get_input_embeddings(): that is `shared`, which T5's forward never calls.
             TextComponent(
                 "text_encoder_2",
@@ -117,27 +110,9 @@ class Flux(DiffusionBackbone):
         scheduler.set_timesteps(sigmas=grid, mu=mu if config.get("use_dynamic_shifting", False) else None)
         return [self.level_at(sigma) for sigma in scheduler.sigmas.double().tolist()]
 
-    def level_at(self, s: float) -> Level:
-        return Level(s, 1.0 - s, s)
-
-    def random_levels(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logit-normal sigmas (Esser et al. 2024, section 3.1)."""
-        sigma = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).sigmoid()
-        return sigma.float(), 1 - sigma, sigma
-
     def latent_shape(self) -> tuple[int, ...]:
         vae: Any = self.components["vae"]
         return (int(vae.config.latent_channels), self.latent_size, self.latent_size)
-
-    def encode(self, view: View, images: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        latents: Tensor = vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
-        return (latents - self.shift) * self.scaling
-
-    def decode(self, view: View, latents: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        images: Tensor = vae.decode(latents / self.scaling + self.shift, return_dict=False)[0]
-        return images / 2 + 0.5
 
     def condition(self, view: View, prompts: Sequence[str]) -> Condition:
         ids = prompt_ids(self.texts(), view, prompts)
@@ -172,13 +147,6 @@ class Flux(DiffusionBackbone):
             return_dict=False,
         )[0]
         return unpack(output, height, width)
-
-    def target(self, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        return eps - x0
-
-    def split(self, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """x = (1 - s) x0 + s eps and output = eps - x0, so x0 = x - s output and eps = x + (1 - s) output."""
-        return x - s * output, x + (1 - s) * output
 
 
 def pack(latents: Tensor) -> Tensor:

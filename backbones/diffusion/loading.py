@@ -1,19 +1,43 @@
-"""Diffusers pipelines from folders."""
+"""Diffusers pipelines from folders, from single files and from memory."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from backbones.diffusion.backbone import DiffusionBackbone
 from backbones.diffusion.flux import Flux
 from backbones.diffusion.stable_diffusion import StableDiffusion
+from backbones.diffusion.stable_diffusion_3 import StableDiffusion3
+from backbones.diffusion.stable_diffusion_xl import StableDiffusionXL
 from unified.contract.backbone import Backbone
 from unified.errors import UserError
-from unified.loading import Loader, loaders
+from unified.loading import Loader, held, loaders
 
 INDEX = "model_index.json"
 # Which of our backbones takes which diffusers pipeline.
-PIPELINES = {"StableDiffusionPipeline": StableDiffusion, "FluxPipeline": Flux}
+PIPELINES: Mapping[str, type[DiffusionBackbone]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+}
+# The pipeline for each kind of checkpoint that diffusers tells apart; others (inpainting, refiners) have none.
+_SINGLE_FILES = {
+    "v1": "StableDiffusionPipeline",
+    "v2": "StableDiffusionPipeline",
+    "xl_base": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "sd35_medium": "StableDiffusion3Pipeline",
+    "sd35_large": "StableDiffusion3Pipeline",
+    "flux-dev": "FluxPipeline",
+    "flux-schnell": "FluxPipeline",
+}
+# By which a file is told from others without asking diffusers: of a UNet or SD 3 in a whole checkpoint, and of FLUX.
+_MARKS = ("model.diffusion_model.", "double_blocks.0.", "joint_blocks.0.")
 
 
 def _class_name(path: Path) -> str:
@@ -23,18 +47,84 @@ def _class_name(path: Path) -> str:
         raise UserError(f"{path / INDEX} is not the index of a diffusers pipeline ({error}).") from error
 
 
+def _supported(name: str, id: str) -> type[DiffusionBackbone]:
+    if name not in PIPELINES:
+        raise UserError(f"{id} is a {name}; supported are {', '.join(PIPELINES)}.")
+    return PIPELINES[name]
+
+
 def load_folder(path: Path, id: str) -> Backbone:
     """A pipeline folder as diffusers writes it, read in float32 from safetensors only."""
     import diffusers
     import torch
 
     name = _class_name(path)
-    if name not in PIPELINES:
-        raise UserError(f"{id} is a {name}; supported are {', '.join(PIPELINES)}.")
+    cls = _supported(name, id)
     pipeline = getattr(diffusers, name).from_pretrained(
         path, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
     )
-    return PIPELINES[name](id, pipeline)
+    return cls(id, pipeline)
+
+
+def adopt(pipeline: object) -> Backbone | None:
+    """The backbone over a diffusers pipeline that is in memory already; None for other objects.
+
+    Its networks are used as they are, not copied: in their precision and, where diffusers quantised them, so
+    (then words and noises can be inverted; what changes weights reaches only those that are not quantised).
+    """
+    from diffusers import DiffusionPipeline
+
+    if not isinstance(pipeline, DiffusionPipeline):
+        return None
+    name = type(pipeline).__name__
+    return _supported(name, name)(str(pipeline.config.get("_name_or_path") or name), pipeline)
+
+
+def _names(path: Path) -> dict[str, Any]:
+    """What stands in a .safetensors file: name -> something with a shape. Empty for other files."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {n: SimpleNamespace(shape=tuple(file.get_slice(n).get_shape())) for n in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return {}
+
+
+def recognises_file(path: Path) -> bool:
+    """Whether this is a whole checkpoint in one .safetensors file, as the models' authors publish them."""
+    return path.is_file() and path.suffix == ".safetensors" and any(n.startswith(_MARKS) for n in _names(path))
+
+
+def load_file(path: Path, id: str) -> Backbone:
+    """A whole checkpoint in one file, read in float32.
+
+    Its settings and tokenizers come from a folder of the same name beside it (model.safetensors, model/) that
+    diffusers' index lies in, else from the model hub (of the model that its tensors are those of).
+    """
+    import diffusers
+    import torch
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+
+    beside = path.with_suffix("")
+    settings: dict[str, Any] = {}
+    if (beside / INDEX).is_file():
+        name = _class_name(beside)
+        settings = {"config": str(beside), "local_files_only": True}
+    else:
+        sort = infer_diffusers_model_type(_names(path))
+        name = _SINGLE_FILES.get(sort, f"checkpoint of the kind {sort!r}")
+    cls = _supported(name, id)
+    try:
+        pipeline = getattr(diffusers, name).from_single_file(str(path), torch_dtype=torch.float32, **settings)
+    except Exception as error:
+        # What is missing (tokenizers, a text encoder, the network) shows in errors of many kinds.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} could not be loaded as a {name} ({reason}). Put the pipeline's folder, without weights, beside it:"
+            f" {beside / INDEX} and so on; or load the whole pipeline from a folder."
+        ) from error
+    return cls(id, pipeline)
 
 
 loaders.register(
@@ -46,3 +136,5 @@ loaders.register(
         hub=("*.json", "*.txt", "*.safetensors", "*.model"),
     ),
 )
+loaders.register("diffusion checkpoint", Loader("diffusion checkpoint", recognises_file, load_file))
+held.register("diffusers pipeline", adopt)

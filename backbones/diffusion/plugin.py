@@ -1,10 +1,13 @@
 """Registers the diffusion and flow backbones and their embedded models."""
 
+import backbones.diffusion.clip
+import backbones.diffusion.e4t
+import backbones.diffusion.elite
 import backbones.diffusion.formats.custom_diffusion
 import backbones.diffusion.formats.lora
 import backbones.diffusion.formats.words
-import backbones.diffusion.loading
-import backbones.diffusion.stable_diffusion  # noqa: F401
+import backbones.diffusion.ip_adapter
+import backbones.diffusion.loading  # noqa: F401
 from unified.zoo.registry import ZooModel, register_model
 
 register_model(
@@ -33,5 +36,32 @@ register_model(
         summary="AutoencoderKL f4 (4x16x16), a part of avatars/stable-diffusion",
         folder="autoencoder",
         build="backbones.diffusion.train.autoencoder:build",
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/ip-adapter",
+        summary="IP-Adapter (plus) of avatars/stable-diffusion: pictures of a person as a second prompt",
+        folder="ip-adapter",
+        build="backbones.diffusion.train.ip_adapter:build",
+        needs=("avatars/clip", "avatars/stable-diffusion"),
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/elite",
+        summary="ELITE of avatars/stable-diffusion: a picture of a person to a word and patch features",
+        folder="elite",
+        build="backbones.diffusion.train.elite:build",
+        needs=("avatars/clip", "avatars/stable-diffusion"),
+    )
+)
+register_model(
+    ZooModel(
+        name="avatars/e4t",
+        summary="E4T of avatars/stable-diffusion: a picture of a person to a word near its class, and weight offsets",
+        folder="e4t",
+        build="backbones.diffusion.train.e4t:build",
+        needs=("avatars/clip", "avatars/stable-diffusion"),
     )
 )

@@ -57,6 +57,7 @@ class Optimize(Method):
         the loss is a function of the code alone (rendered evidence), else "last".
     clip: largest norm of the gradient of all codes together; None: no limit.
     augment: changes the pictures and their prompts at each step; None: they stay as they are.
+    turns: names of the spaces that learn, step by step and round again; (): all of them at every step.
     """
 
     name: ClassVar[str] = "optimize"
@@ -76,6 +77,7 @@ class Optimize(Method):
     clip: float | None = None
     checkpoint_every: int = 100
     augment: Augmentation | None = None
+    turns: tuple[tuple[str, ...], ...] = ()
 
     def refuse(self, backbone: type[Backbone], spaces: Sequence[Space]) -> str | None:
         if self.evidence is not None and self.evidence not in backbone.evidences:
@@ -85,6 +87,9 @@ class Optimize(Method):
         for space in spaces:
             if evidence not in space.learns_from:
                 return f"no gradient of the {evidence.value} error reaches the space {space.name!r}"
+        absent = {name for turn in self.turns for name in turn} - {space.name for space in spaces}
+        if absent:
+            return f"its turns name {min(absent)!r}, which is not one of the spaces of this stage"
         for objective in self.objectives:
             missing = lacked(backbone, objective.needs)
             if missing:
@@ -229,11 +234,11 @@ class _Run:
         method = self.method
         reference = reference or self.job.reference
         for item in self.items:
-            item.code.tensors = dict(
-                item.space.explore(
-                    self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
-                )
+            tried = item.space.explore(
+                self.view, item.leaf, progress=step.progress, rng=rng.child("explore"), keys=item.keys
             )
+            waits = bool(method.turns) and item.space.name not in method.turns[step.number % len(method.turns)]
+            item.code.tensors = {key: value.detach() if waits else value for key, value in tried.items()}
         prompts = self._prompts(reference, rng)
         if method.augment is not None:
             reference, prompts = method.augment(reference, prompts, rng=rng.child("augment"))

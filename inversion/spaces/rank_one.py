@@ -17,11 +17,8 @@ from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.space import Space, spaces
 from unified.contract.view import View
+from unified.encodings import SENTENCES, encodings, inverse_covariance
 from unified.errors import UserError
-
-#: Sentences whose token encodings give the uncentred covariance C, with the category and everyday words in them.
-_SENTENCES = ("a photo of a {}", "a {} on the beach", "a painting of a {}", "two people and a {}", "the {} of a friend")
-_WORDS = ("person", "dog", "cat", "house", "tree", "car", "book", "hat", "table", "flower", "teapot", "river")
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,8 @@ class RankOne(Space):
 
     def _encoding(self, view: View, attends: Attends, word: str) -> Tensor:
         """Mean encoding [width] of the word over a few sentences."""
-        prompts = [sentence.format(word) for sentence in _SENTENCES]
-        output, _ = _speak(view, prompts)
+        prompts = [sentence.format(word) for sentence in SENTENCES]
+        output = encodings(view, prompts)
         said = attends.token_places(view, prompts, word)
         return output[said].mean(0)
 
@@ -116,24 +113,6 @@ def similarity(encoding: Tensor, own: Tensor, metric: Tensor) -> Tensor:
     """sim(e, i) / |i|^2 = e^T C^-1 i / i^T C^-1 i, [..., 1]; 1 for i itself."""
     seen = metric @ own
     return (encoding @ seen / (own @ seen)).unsqueeze(-1)
-
-
-def inverse_covariance(backbone: Backbone, ridge: float) -> Tensor:
-    """C^-1 [width, width] of the token encodings of the sentences."""
-    prompts = [sentence.format(word) for sentence in _SENTENCES for word in _WORDS]
-    with backbone.bound() as view:
-        output, _ = _speak(view, prompts)
-    rows = output.flatten(0, 1).double()
-    covariance = rows.T @ rows / len(rows)
-    covariance += ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
-    return torch.linalg.inv(covariance).to(output.dtype)
-
-
-def _speak(view: View, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    backbone = view.backbone
-    assert isinstance(backbone, Speaks)
-    component = next(iter(backbone.text_outputs()))
-    return backbone.say(view, component, prompts)
 
 
 def _modules(backbone: Backbone) -> tuple[Attends, str, list[str]]:

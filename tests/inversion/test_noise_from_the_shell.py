@@ -45,8 +45,9 @@ def test_invert_shows_the_measured_error_and_generate_takes_a_source(
     assert max(Concept.load(exact).meta["error"]["latents"]) < 1e-4
     code, said = run(capsys, "generate", exact, "--prompt", "a dog", "--output", tmp_path / "dog.png")
     assert code == 0, said
-    code, said = run(capsys, "generate", exact, "--prompt", "a dog", "--source", "a cat", "-o", tmp_path / "no.png")
-    assert code == 2 and "no scheme for prompt and source" in said
+    asked = ("--prompt", "a dog", "--source", "a cat", "--scheme", "masactrl")
+    code, said = run(capsys, "generate", exact, *asked, "-o", tmp_path / "no.png")
+    assert code == 2 and "reads the prompt in each of several layers" in said
     code, said = run(capsys, "invert", picture, "-m", model, "--recipe", "flow-edit", "-o", latents)
     assert code == 0, said
     asked = ("--prompt", "a dog", "--source", "a cat", "--sampling", "steps=4")

@@ -29,6 +29,8 @@ from transformers import (
 
 from backbones.diffusion.flux import Flux
 from backbones.diffusion.stable_diffusion import StableDiffusion
+from backbones.diffusion.stable_diffusion_3 import StableDiffusion3
+from backbones.diffusion.stable_diffusion_xl import StableDiffusionXL
 from backbones.diffusion.train.tokenizer import byte_tokenizer
 
 FLUX_SIDE = 8
@@ -80,7 +82,9 @@ def stable_diffusion_pipeline(
     return _frozen(pipeline, dtype)
 
 
-def stable_diffusion_xl_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
+def stable_diffusion_xl_pipeline(
+    *, seed: int = 0, dtype: torch.dtype = torch.float32, prediction: str = "epsilon"
+) -> StableDiffusionXLPipeline:
     """SDXL, two text encoders and size conditioning, 64 px, latents 4x32x32."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
@@ -109,38 +113,45 @@ def stable_diffusion_xl_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.fl
         tokenizer=tokenizer,
         tokenizer_2=clip_tokenizer(),
         unet=unet,
-        scheduler=_ddim(),
+        scheduler=_ddim(prediction),
         add_watermarker=False,
     )
     return _frozen(pipeline, dtype)
 
 
-def stable_diffusion_3_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
-    """SD 3, a flow with three text encoders, 32 px, latents 4x32x32."""
+def stable_diffusion_3_pipeline(
+    *, seed: int = 0, dtype: torch.dtype = torch.float32, later: bool = False
+) -> StableDiffusion3Pipeline:
+    """SD 3, a flow with three text encoders, 8 px, latents 4x8x8.
+
+    later: as SD 3.5 medium, with normalised queries and keys and attention over the picture alone in the first block.
+    """
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
     config = _clip_config(tokenizer, width=32, heads=4)
     transformer = SD3Transformer2DModel(
-        sample_size=32,
-        patch_size=1,
+        sample_size=FLUX_SIDE,
+        patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=1,
+        num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
-        joint_attention_dim=32,
+        joint_attention_dim=64,
         pooled_projection_dim=64,
+        dual_attention_layers=(0,) if later else (),
+        qk_norm="rms_norm" if later else None,
     )
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_autoencoder((4,), shift=0.0609, scale=1.5035, quantise=False),
         text_encoder=CLIPTextModelWithProjection(config),
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(config),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=_t5(),
+        text_encoder_3=_t5(width=64),
         tokenizer_3=t5_tokenizer(),
     )
     return _frozen(pipeline, dtype)
@@ -179,6 +190,16 @@ def stable_diffusion(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> St
     return StableDiffusion("tiny/stable-diffusion", stable_diffusion_pipeline(seed=seed, dtype=dtype))
 
 
+def stable_diffusion_xl(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionXL:
+    """The tiny SDXL as a backbone."""
+    return StableDiffusionXL("tiny/stable-diffusion-xl", stable_diffusion_xl_pipeline(seed=seed, dtype=dtype))
+
+
+def stable_diffusion_3(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusion3:
+    """The tiny SD 3 as a backbone."""
+    return StableDiffusion3("tiny/stable-diffusion-3", stable_diffusion_3_pipeline(seed=seed, dtype=dtype))
+
+
 def flux(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Flux:
     """The tiny FLUX as a backbone."""
     return Flux("tiny/flux", flux_pipeline(seed=seed, dtype=dtype))
@@ -199,9 +220,9 @@ def _clip_config(tokenizer: CLIPTokenizer, *, width: int, heads: int) -> CLIPTex
     )
 
 
-def _t5() -> T5EncoderModel:
+def _t5(*, width: int = 32) -> T5EncoderModel:
     return T5EncoderModel(
-        T5Config(vocab_size=98, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0)
+        T5Config(vocab_size=98, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0)
     )
 
 

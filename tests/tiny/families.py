@@ -22,6 +22,8 @@ def emu3(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Emu3:
 FAMILIES: Mapping[str, Callable[..., Backbone]] = {
     "stylegan": gan.stylegan,
     "stable-diffusion": diffusion.stable_diffusion,
+    "stable-diffusion-xl": diffusion.stable_diffusion_xl,
+    "stable-diffusion-3": diffusion.stable_diffusion_3,
     "flux": diffusion.flux,
     "emu3": emu3,
     "janus": multimodal.janus,

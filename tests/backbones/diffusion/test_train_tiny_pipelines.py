@@ -13,7 +13,7 @@ from tests.tiny import diffusion
 PIPELINES = {
     "stable-diffusion": (diffusion.stable_diffusion_pipeline, 64),
     "stable-diffusion-xl": (diffusion.stable_diffusion_xl_pipeline, 64),
-    "stable-diffusion-3": (diffusion.stable_diffusion_3_pipeline, 32),
+    "stable-diffusion-3": (diffusion.stable_diffusion_3_pipeline, diffusion.FLUX_SIDE),
     "flux": (diffusion.flux_pipeline, diffusion.FLUX_SIDE),
 }
 
