@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from editing.directions import Shift
+from editing.paths import Shift
 from editing.styles import gan_of, joined, moved, split, style_codes, style_places, styled_of, unweighted, with_styles
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
@@ -50,9 +50,10 @@ def _in_channels(view: View, concept: Concept, shift: Shift) -> Concept:
     if "channels" in view.slots:
         channels = joined(view.slots["channels"].read())
         if shift.styles is not None:
-            steps = torch.stack([torch.zeros_like(shift.styles), shift.styles]).to(channels.dtype)
-            still, stepped = joined(gan.channels_of(view, steps))
-            channels = channels + (stepped - still)
+            steps = shift.styles.to(channels.dtype)
+            steps = steps if steps.ndim == 3 else steps.unsqueeze(0)
+            still = joined(gan.channels_of(view, torch.zeros_like(steps[:1])))
+            channels = channels + (joined(gan.channels_of(view, steps)) - still)
     else:
         styles = view.slots["styles"].read()
         styles = styles if shift.styles is None else styles + shift.styles.to(styles.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from editing.directions import Direction
+from editing.paths import Path
 from unified.contract.backbone import Backbone
 from unified.contract.registry import Registry
 
@@ -13,7 +14,7 @@ from unified.contract.registry import Registry
 class TextMethod(Protocol):
     """Makes directions of a backbone from words."""
 
-    def maker(self, backbone: Backbone) -> Callable[[str], Direction] | None:
+    def maker(self, backbone: Backbone) -> Callable[[str], Direction | Path] | None:
         """What makes them, or None if what it needs was not prepared for this backbone."""
         ...
 
@@ -25,7 +26,7 @@ class TextMethod(Protocol):
 text_methods: Registry[TextMethod] = Registry("text method")
 
 
-def by_text(backbone: Backbone) -> dict[str, Callable[[str], Direction]]:
+def by_text(backbone: Backbone) -> dict[str, Callable[[str], Direction | Path]]:
     """Method -> what makes a direction of the backbone from words, for those that can."""
     makers = ((name, method.maker(backbone)) for name, method in text_methods)
     return {name: maker for name, maker in makers if maker is not None}

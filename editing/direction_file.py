@@ -2,7 +2,8 @@
 
 A file is safetensors, name -> unit vector, with JSON in the metadata: the generator's fingerprint, the method,
 who judged which samples, and for each direction its deviation, the accuracy of its boundary, how often samples
-show the value and what it changes. There is one file for each generator and method.
+show the value and what it changes. Paths, which depend on the code, stand beside them with the tensors and settings
+of the model that they share. There is one file for each generator and method.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from editing.directions import DEFAULT_METHOD, Direction, Directions
+from editing.paths import Path as BentPath
+from editing.paths import path_models
 from editing.styles import channel_sizes, gan_of
 from unified.contract.backbone import Backbone
 from unified.errors import UserError
 from unified.files import cache_folder, write_file
 from unified.zoo.registry import WEIGHTS
 
-FORMAT = 2  # 1 had no methods, layers, changes and channels
+FORMAT = 3  # 1 had no methods, layers, changes and channels; 2 no paths
 FILE = "directions.safetensors"
 KEY = "unified-directions"
+_MODEL = "model/"  # in front of the tensors that paths share
 
 
 def save_directions(directions: Directions, path: str | Path) -> Path:
     """Write a direction file; returns its path."""
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "unit": "strength 1 moves by `deviation` along the unit vector: one standard deviation of samples",
         "backbone": directions.backbone,
@@ -42,19 +46,24 @@ def save_directions(directions: Directions, path: str | Path) -> Path:
         "method": directions.method,
         "data": directions.data,
         # A list: the order of the layers is that of the vectors, and sorted keys would lose it.
-        "channels": next((list(d.channels.items()) for d in directions.items.values() if d.channels), []),
+        "channels": next((list(d.channels.items()) for d in directions.every.values() if d.channels), []),
         "directions": {name: _values(direction) for name, direction in directions.items.items()},
     }
+    tensors = {name: d.vector for name, d in directions.items.items()}
+    for name, path_ in directions.paths.items():
+        description.setdefault("paths", {})[name] = {"name": path_.name, **_values(path_)}
+        description["model"] = {"kind": path_.model.kind, "settings": path_.model.settings()}
+        tensors |= {f"{_MODEL}{key}": value for key, value in path_.model.tensors().items()}
     text = json.dumps(description, sort_keys=True)
-    tensors = {name: d.vector.detach().float().contiguous().clone() for name, d in directions.items.items()}
+    tensors = {name: value.detach().float().contiguous().clone() for name, value in tensors.items()}
     return write_file(path, save(tensors, metadata={KEY: text}))
 
 
-def _values(direction: Direction) -> dict[str, Any]:
-    """What the JSON says of a direction: everything but its vector."""
-    numbers = {key: getattr(direction, key) for key in ("deviation", "accuracy", "share")}
+def _values(direction: Direction | BentPath) -> dict[str, Any]:
+    """What the JSON says of a direction or a path: everything but its tensors."""
+    numbers = {key: getattr(direction, key, math.nan) for key in ("deviation", "accuracy", "share")}
     values: dict[str, Any] = {key: value for key, value in numbers.items() if math.isfinite(value)}
-    if direction.layers is not None:
+    if direction.layers:
         values["layers"] = list(direction.layers)
     if direction.changes:
         values["changes"] = dict(direction.changes)
@@ -113,12 +122,35 @@ def load_directions(path: str | Path, backbone: Backbone) -> Directions:
                 )
             layers = given.pop("layers", None)
             items[name] = Direction(vector, layers=None if layers is None else tuple(layers), channels=own, **given)
+        keys = list(file.keys())
+        paths = _paths(path, description, {k: file.get_tensor(k).clone() for k in keys if k.startswith(_MODEL)})
     return Directions(
         items=items,
+        paths=paths,
         **{key: description[key] for key in ("backbone", "fingerprint", "extractor", "samples", "left_out")},
         method=description.get("method", DEFAULT_METHOD),
         data=description.get("data", ""),
     )
+
+
+def _paths(path: Path, description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, BentPath]:
+    """The paths of a file, with the model that they share."""
+    if not description.get("paths"):
+        return {}
+    own = {name.removeprefix(_MODEL): value for name, value in tensors.items()}
+    if not all(bool(torch.isfinite(value).all()) for value in own.values()):
+        raise UserError(f"{path} holds numbers that are not finite: find its paths again.")
+    channels = {str(layer): int(size) for layer, size in description.get("channels", [])}
+    try:
+        model = path_models.get(description["model"]["kind"])(description["model"]["settings"], own)
+        return {
+            name: BentPath(
+                **{**values, "layers": tuple(values.get("layers", ())), "model": model, "channels": channels}
+            )
+            for name, values in description["paths"].items()
+        }
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The paths in {path} are damaged ({error}): find them again.") from error
 
 
 def user_file(fingerprint: str, method: str = DEFAULT_METHOD) -> Path:
@@ -164,13 +196,20 @@ def merged(backbone: Backbone, parts: list[Directions]) -> Directions:
     else in each.
     """
     items: dict[str, Direction] = {}
+    paths: dict[str, BentPath] = {}
+    plain: dict[str, BentPath] = {}
     for part in parts:
         for name, direction in part.items.items():
             items[f"{part.method}:{name}"] = direction
             if "=" in name:
                 items.setdefault(name, direction)
+        for name, path in part.paths.items():
+            paths[f"{part.method}:{name}"] = path
+            if "=" in name:
+                plain.setdefault(name, path)
+    paths |= {name: path for name, path in plain.items() if name not in items}
     first = parts[0] if parts else Directions({}, backbone.id, backbone.fingerprint)
-    return replace(first, items=items)
+    return replace(first, items=items, paths=paths)
 
 
 def directions_for(backbone: Backbone) -> Directions:

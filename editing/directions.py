@@ -19,6 +19,7 @@ from torch import Tensor
 
 from editing.latent.interfacegan import conditional
 from editing.latent.names import aliases
+from editing.paths import Here, Path, Shift
 from unified.edits import Asked
 from unified.errors import UserError
 
@@ -65,21 +66,13 @@ class Direction:
         return step * kept.repeat_interleave(torch.tensor(list(self.channels.values())))
 
 
-@dataclass(frozen=True)
-class Shift:
-    """What an edit adds: to styles [number, width], to style channels [channels], or to both; None: nothing."""
-
-    styles: Tensor | None = None
-    channels: Tensor | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Directions:
     """Directions of one generator: those of one method, or of several together (see `merged`).
 
-    items: by name. backbone, fingerprint: the generator. extractor: who judged. samples: how many were
-    judged. left_out: values without a direction, and why. method: how they were found. data: what on, in
-    words. by_text: methods that make a direction from the words behind "method:".
+    items: by name. paths: those that depend on the code, by name. backbone, fingerprint: the generator. extractor:
+    who judged. samples: how many were judged. left_out: values without a direction, and why. method: how they were
+    found. data: what on, in words. by_text: methods that make a direction from the words behind "method:".
     """
 
     items: Mapping[str, Direction]
@@ -90,50 +83,66 @@ class Directions:
     left_out: Mapping[str, str] = field(default_factory=dict)
     method: str = DEFAULT_METHOD
     data: str = ""
-    by_text: Mapping[str, Callable[[str], Direction]] = field(default_factory=dict)
+    by_text: Mapping[str, Callable[[str], Direction | Path]] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def every(self) -> dict[str, Direction | Path]:
+        """Directions and paths, by name."""
+        return {**self.items, **self.paths}
 
     def aliases(self) -> dict[str, tuple[str, float]]:
         """Other names: alias -> (name, sign)."""
         found: dict[str, tuple[str, float]] = {}
-        for method in sorted({name.partition(":")[0] for name in self.items if ":" in name}):
-            own = {name.partition(":")[2]: d for name, d in self.items.items() if name.startswith(f"{method}:")}
+        every = self.every
+        for method in sorted({name.partition(":")[0] for name in every if ":" in name}):
+            own = {name.partition(":")[2]: d for name, d in every.items() if name.startswith(f"{method}:")}
             for alias, (name, sign) in all_aliases(own).items():
                 found[f"{method}:{alias}"] = (f"{method}:{name}", sign)
-        return {**found, **all_aliases({name: d for name, d in self.items.items() if ":" not in name})}
+        return {**found, **all_aliases({name: d for name, d in every.items() if ":" not in name})}
 
     def names(self) -> list[str]:
         """Every name and alias, sorted: what edits can ask for."""
-        return sorted({*self.items, *self.aliases()})
+        return sorted({*self.every, *self.aliases()})
 
     def find(self, name: str) -> tuple[str, float]:
         """The full name that `name` stands for, and the sign. Raises UserError with the nearest names."""
-        if name in self.items:
+        if name in self.items or name in self.paths:
             return name, 1.0
         known = self.aliases()
         plain = " ".join(name.lower().replace("_", " ").split())
         for each in (name, plain):
             if each in known:
                 return known[each]
-        near = difflib.get_close_matches(plain, [*self.items, *known], n=5, cutoff=0.5)
-        shown = sorted(known or self.items)[:12]
+        near = difflib.get_close_matches(plain, [*self.every, *known], n=5, cutoff=0.5)
+        shown = sorted(known or self.every)[:12]
         hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(shown)}, ..."
         raise UserError(f"{self.backbone} has no direction {name!r}; {hint}. `unified edit --list` shows all.")
 
-    def get(self, name: str) -> tuple[Direction, float]:
-        """The direction that `name` stands for, and the sign. Raises UserError with the nearest names."""
+    def get(self, name: str) -> tuple[Direction | Path, float]:
+        """The direction or path that `name` stands for, and the sign. Raises UserError with the nearest names."""
         method, colon, words = name.partition(":")
         if colon and method in self.by_text:
             return self.by_text[method](words.strip()), 1.0
         found, sign = self.find(name)
-        return self.items[found], sign
+        return self.every[found], sign
 
     def resolve(self, asked: str) -> tuple[Direction, float]:
         """The direction that `asked` stands for, made conditional on those behind '|', and the sign."""
         parts = Asked.read(asked)
         direction, sign = self.get(parts.name)
+        if isinstance(direction, Path):
+            raise UserError(
+                f"{parts.name!r} depends on the picture: it is a path, and no direction adds the same to all."
+            )
         if not parts.others:
             return direction, sign
-        others = [self.get(other)[0] for other in parts.others]
+        others = []
+        for other in parts.others:
+            found, _ = self.get(other)
+            if isinstance(found, Path):
+                raise UserError(f"{asked!r}: a direction cannot leave the path {other!r} alone.")
+            others.append(found)
         if any(d.channels != direction.channels for d in others):
             raise UserError(f"{asked!r}: a direction of w and one of style channels cannot leave each other alone.")
         if any(d.vector.ndim != 1 for d in (direction, *others)):
@@ -154,10 +163,19 @@ class Directions:
         whole = Direction(direction.vector, direction.deviation, channels=direction.channels)
         return sign * whole.within(whole.shift(number), *span)
 
-    def total(self, edits: Mapping[str, float], number: int) -> Shift | None:
+    def follow(self, asked: str, strength: float, number: int, here: Here) -> Shift:
+        """What an edit along a path adds to the pictures here. asked: as for `shift`."""
+        parts = Asked.read(asked)
+        path, sign = self.get(parts.name)
+        assert isinstance(path, Path)
+        others = [self.get(other)[0] for other in parts.others]
+        return path.shift(here, sign * strength, keep=others, span=parts.range(path.depth(number)))
+
+    def total(self, edits: Mapping[str, float], number: int, here: Here | None = None) -> Shift | None:
         """What all edits together add; None for none but zeros.
 
-        The order in which the edits are given does not matter, to the last bit.
+        The order in which the edits are given does not matter, to the last bit: each path is followed from the code
+        as it is before the edit. here: where paths start. Raises UserError for a path without it.
         """
         bad = [f"{name}={strength}" for name, strength in edits.items() if not math.isfinite(strength)]
         if bad:
@@ -165,17 +183,22 @@ class Directions:
         styles: list[Tensor] = []
         channels: list[Tensor] = []
         for asked in sorted(edits):
-            step = self.shift(asked, number)
+            if here is not None and isinstance(self.get(Asked.read(asked).name)[0], Path):
+                part = self.follow(asked, edits[asked], number, here)
+            else:
+                step = edits[asked] * self.shift(asked, number)
+                part = Shift(styles=step) if step.ndim == 2 else Shift(channels=step)
             if edits[asked] != 0:
-                (styles if step.ndim == 2 else channels).append(edits[asked] * step)
+                styles += [] if part.styles is None else [part.styles]
+                channels += [] if part.channels is None else [part.channels]
         return Shift(_sum(styles), _sum(channels)) if styles or channels else None
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack(list(parts)).sum(0) if parts else None
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0) if parts else None
 
 
-def named_by_change(items: Mapping[str, Direction]) -> dict[str, tuple[str, float]]:
+def named_by_change(items: Mapping[str, Direction | Path]) -> dict[str, tuple[str, float]]:
     """The values of the attribute that each component changes most -> (component, sign).
 
     Of several components with the same value the one that changes it most has the name; values that change
@@ -194,7 +217,7 @@ def named_by_change(items: Mapping[str, Direction]) -> dict[str, tuple[str, floa
     return {value: (name, math.copysign(1.0, change)) for value, (change, name) in best.items()}
 
 
-def all_aliases(items: Mapping[str, Direction]) -> dict[str, tuple[str, float]]:
+def all_aliases(items: Mapping[str, Direction | Path]) -> dict[str, tuple[str, float]]:
     """Other names of directions, by the value they were found for or change: alias -> (name, sign)."""
     changed = named_by_change(items)
     short = {alias: (changed[value][0], sign * changed[value][1]) for alias, (value, sign) in aliases(changed).items()}

@@ -24,6 +24,7 @@ from unified.contract.view import View
 from unified.errors import UserError
 
 _FULL_SIZE = 512  # pixels of the pictures that the paper's radii are for
+_FEATURE_SIZE = 128  # of the paper's features, those of the sixth block: 4 x 4 is the first
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class DragSettings:
     steps: at most. lr: of Adam for pictures of 512 pixels or more; for smaller ones more, by as much as their pixels
     are larger, since points go by pixels. layers: first style vectors that move; the others rule colours.
     supervised, tracked: radii of motion supervision and of tracking, in pixels of a picture of 512. still: weight
-    of what must not change. place: where features are taken, "" for those of a quarter of the picture's size.
+    of what must not change, both terms being means as the authors take them, for pictures of 512 pixels or more; for
+    smaller ones less, by as much as their pixels are larger. That is our choice: in a small picture more comes along
+    with a step of one pixel, and with the whole weight points of 64-pixel pictures stay where they are.
+    place: where features are taken, "" for the sixth block's (128 x 128), or the last one's of a smaller generator.
     """
 
     steps: int = 300
@@ -83,7 +87,8 @@ class _Drag:
             wanted = at(before, torch.tensor(self.points))
         moving = styles[:, : settings.layers].clone().requires_grad_()
         fixed = styles[:, settings.layers :]
-        optimiser = torch.optim.Adam([moving], lr=settings.lr * max(_FULL_SIZE / self.view.backbone.resolution, 1.0))
+        larger = max(_FULL_SIZE / self.view.backbone.resolution, 1.0)
+        optimiser = torch.optim.Adam([moving], lr=settings.lr * larger)
         # One pixel is the step of a point: the disc holds its pixel and those around, the window the next step.
         supervised = self.radius(settings.supervised, least=1.5)
         tracked = self.radius(settings.tracked, least=2.0)
@@ -93,7 +98,7 @@ class _Drag:
             features = self.features(torch.cat([moving, fixed], 1))
             loss = motion_loss(features, self.points, self.goals, radius=supervised)
             if self.movable is not None:
-                loss = loss + settings.still * still_loss(features, before, self.movable)
+                loss = loss + settings.still / larger * still_loss(features, before, self.movable)
             if not bool(torch.isfinite(loss)):
                 raise UserError("Dragging met a loss that is not finite: lower its learning rate.")
             (moving.grad,) = torch.autograd.grad(loss, [moving])
@@ -141,10 +146,11 @@ def place_for(backbone: Backbone, wanted: str) -> str:
         if wanted not in shapes:
             raise UserError(f"There are no features at {wanted!r}; there are some at {', '.join(shapes)}.")
         return wanted
-    large = [name for name, (_, height, _) in shapes.items() if height >= side // 4]
     # The last place of that size: what the next block gets.
-    height = shapes[large[0]][1]
-    return [name for name in large if shapes[name][1] == height][-1]
+    height = max(
+        (h for _, h, _ in shapes.values() if h <= _FEATURE_SIZE), default=min(h for _, h, _ in shapes.values())
+    )
+    return [name for name, shape in shapes.items() if shape[1] == height][-1]
 
 
 def drag(

@@ -7,6 +7,7 @@ import math
 from editing.by_text import by_text, text_methods
 from editing.direction_file import known_directions
 from editing.directions import Direction, Directions, named_by_change
+from editing.paths import Path
 from unified.contract.backbone import Backbone, Renders
 from unified.directions_hook import direction_sources
 
@@ -22,10 +23,10 @@ class AttributeDirections:
         found: dict[str, str] = {}
         for part in known_directions(backbone):
             names: dict[str, str] = {}
-            for value, (name, sign) in named_by_change(part.items).items():
+            for value, (name, sign) in named_by_change(part.every).items():
                 text = f"{part.method}:{value}" + ("" if sign > 0 else " (backwards)")
                 names[name] = f"{names[name]}, {text}" if name in names else text
-            for name, direction in part.items.items():
+            for name, direction in part.every.items():
                 key = name if "=" in name and name not in found else f"{part.method}:{name}"
                 found[key] = about(direction, part, called=names.get(name, ""))
         for name in by_text(backbone):
@@ -33,7 +34,7 @@ class AttributeDirections:
         return found
 
 
-def about(direction: Direction, of: Directions, *, called: str = "") -> str:
+def about(direction: Direction | Path, of: Directions, *, called: str = "") -> str:
     """One line on a direction. called: the attribute values that a component is named by."""
     parts = [f"accuracy {direction.accuracy:.0%}"] if math.isfinite(direction.accuracy) else []
     if math.isfinite(direction.share):
@@ -43,7 +44,10 @@ def about(direction: Direction, of: Directions, *, called: str = "") -> str:
         parts.append("changes " + ", ".join(f"{value} {change:+.0%}" for value, change in largest))
     if called:
         parts.append(f"also called {called}")
-    if direction.layers is not None:
+    if isinstance(direction, Path):
+        parts.append("depends on the picture")
+        parts += [f"layers {', '.join(map(str, direction.layers))}"] if direction.layers else []
+    elif direction.layers is not None:
         parts.append(f"layers {direction.layers[0]}-{direction.layers[1]}")
     return "; ".join((*parts, f"by {of.method}, judged by {of.extractor or '?'} on {of.data or 'unknown data'}"))
 

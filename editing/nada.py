@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from editing.find.unsupervised import style_matrices
+from editing.affine import style_matrices
+from editing.domain_training import DOMAIN, Training, train_weights, weights_code
 from editing.latent.nada import chosen_layers, directional_loss
 from editing.latent.styleclip import text_direction
 from editing.scorers import TextScorer, embedded_clip
@@ -21,12 +23,9 @@ from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
 from unified.contract.scheme import EditScheme, schemes
-from unified.contract.shadow import pristine_tensor
-from unified.contract.space import spaces
 from unified.contract.target import Target
+from unified.contract.view import View
 from unified.errors import UserError
-
-DOMAIN = "<domain>"  # name of the concept that holds the shifted weights
 
 
 @dataclass(frozen=True)
@@ -95,39 +94,31 @@ class _Shift:
         return chosen_layers(start, moved.detach(), count)
 
     def train(self, code: Code, styles: dict[str, int], *, rng: Random, progress: Progress) -> None:
-        """Train the code's tensors in place of the holder; they are bound to an open view as they change."""
+        """Train the code's tensors in place of the holder."""
         settings, gan = self.settings, gan_of(self.backbone)
-        code.tensors = {path: value.clone().requires_grad_() for path, value in code.tensors.items()}
-        optimiser = torch.optim.Adam(code.tensors.values(), lr=settings.lr, betas=(0.0, 0.99))
         features = self.scorer.text_features([self.target, self.source])
         text = text_direction(features[0], features[1])
-        progress.start(f"shifting to: {self.target}", settings.steps)
-        with self.backbone.bound() as frozen, self.backbone.bound(Concept([code], name=DOMAIN)) as trained:
-            for step in range(settings.steps):
-                chosen = set(self.layers_of_the_step(rng.child("choice", step)))
-                leaves = {
-                    path: value for path, value in code.tensors.items() if styles[path] < 0 or styles[path] in chosen
-                }
-                w = sample_styles(
-                    self.backbone, range(settings.batch), truncation=settings.truncation, rng=rng.child("batch", step)
-                )
-                with torch.no_grad():
-                    old = self.scorer.image_features(gan.render(frozen, w).clamp(0, 1))
-                new = self.scorer.image_features(gan.render(trained, w).clamp(0, 1))
-                loss = directional_loss(new, old, text).mean()
-                if not bool(torch.isfinite(loss)):
-                    raise UserError("The domain shift met a loss that is not finite: lower its learning rate.")
-                optimiser.zero_grad(set_to_none=True)
-                for leaf, slope in zip(
-                    leaves.values(),
-                    torch.autograd.grad(loss, list(leaves.values()), allow_unused=True),
-                    strict=True,
-                ):
-                    leaf.grad = slope
-                optimiser.step()
-                progress.advance(step + 1, loss=float(loss.detach()))
-        progress.finish()
-        code.tensors = {path: value.detach() for path, value in code.tensors.items()}
+
+        def loss(frozen: View, trained: View, w: Tensor, step: int) -> Tensor:
+            with torch.no_grad():
+                old = self.scorer.image_features(gan.render(frozen, w).clamp(0, 1))
+            new = self.scorer.image_features(gan.render(trained, w).clamp(0, 1))
+            return directional_loss(new, old, text).mean()
+
+        def chosen(step: int) -> list[str]:
+            layers = self.layers_of_the_step(rng.child("choice", step))
+            return [path for path, style in styles.items() if style < 0 or style in layers]
+
+        train_weights(
+            self.backbone,
+            code,
+            loss,
+            Training(settings.steps, settings.batch, settings.lr, settings.truncation),
+            label=f"shifting to: {self.target}",
+            rng=rng,
+            progress=progress,
+            chosen=chosen,
+        )
 
 
 def shift_domain(
@@ -146,17 +137,10 @@ def shift_domain(
     so that styles mean what they did, and concepts and edits go on working: bind both. The paper averages
     each text over a set of templates written for photographs; here each is taken as it stands.
     """
-    if torch.is_inference_mode_enabled():
-        raise UserError("Shifting the domain needs gradients: call it outside of torch.inference_mode().")
     styles = weights_by_style(backbone, settings.skip)
-    assert isinstance(backbone, Tunable)
-    component, _ = backbone.tunable()
-    module = backbone.components[component]
-    space = spaces.get("weights")()
-    code = space.code({path: pristine_tensor(module, path).detach() for path in styles}, component=component)
+    code = weights_code(backbone, styles)
     shift = _Shift(backbone, scorer, source, target, settings)
-    with torch.enable_grad():
-        shift.train(code, styles, rng=rng or Random(0).child("domain"), progress=progress or Silent())
+    shift.train(code, styles, rng=rng or Random(0).child("domain"), progress=progress or Silent())
     return Concept(
         [code],
         name=DOMAIN,

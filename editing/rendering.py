@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
-from editing.directions import Shift
+from editing.paths import Here, Shift
 from editing.styles import gan_of, joined, split, styled_of
 from unified.contract.backbone import Backbone
 from unified.contract.code import Code
@@ -15,10 +15,13 @@ from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.view import Slot, View
 
+Mover = Callable[[Here], Shift]  # what an edit adds, where it depends on the code
 
-def render_shifted(backbone: Backbone, styles: Tensor, shift: Shift | None = None) -> Tensor:
+
+def render_shifted(backbone: Backbone, styles: Tensor, shift: Shift | Mover | None = None) -> Tensor:
     """Styles [N, number, width] moved by `shift`, rendered by the bare backbone: [N,3,H,W] in 0..1."""
     with backbone.bound() as view:
+        shift = shift(Here(view, styles)) if callable(shift) else shift
         return render_moved(view, styles, shift).clamp(0, 1)
 
 

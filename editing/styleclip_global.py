@@ -31,18 +31,18 @@ class Wish:
     beta: float = BETA
 
     @staticmethod
-    def read(words: str) -> Wish:
-        """Raises UserError if there is no target."""
+    def read(words: str, *, method: str = METHOD, beta: float = BETA) -> Wish:
+        """method: that they are for. beta: where none is given. Raises UserError if there is no target."""
         found = _BETA.match(words.strip())
         assert found is not None
         neutral, arrow, target = found["texts"].rpartition("->")
         target, neutral = target.strip(), neutral.strip()
         if not target or (arrow and not neutral):
             raise UserError(
-                f"'{METHOD}:{words}' says too little: write '{METHOD}:TARGET' or '{METHOD}:NEUTRAL -> TARGET', such as"
-                f" '{METHOD}:a person -> a person with glasses', and '~0.15' behind it for another beta."
+                f"'{method}:{words}' says too little: write '{method}:TARGET' or '{method}:NEUTRAL -> TARGET', such as"
+                f" '{method}:a person -> a person with glasses', and '~0.15' behind it for another beta."
             )
-        return Wish(target, neutral, BETA if found["beta"] is None else float(found["beta"]))
+        return Wish(target, neutral, beta if found["beta"] is None else float(found["beta"]))
 
 
 def direction_of(backbone: Backbone, effects: Effects, scorer: TextScorer, wish: Wish) -> Direction:
@@ -51,17 +51,18 @@ def direction_of(backbone: Backbone, effects: Effects, scorer: TextScorer, wish:
     Strength 1 moves the most relevant channel by one deviation. Without a neutral text it is the category of
     what the backbone draws. Raises UserError if there is neither, or no channel does what the text says.
     """
-    neutral = wish.neutral or _category(backbone)
+    neutral = wish.neutral or category_text(backbone, METHOD)
     features = scorer.text_features([wish.target, neutral])
     text = text_direction(features[0], features[1]).to(effects.effects.dtype)
     step = (effects.deviation * global_direction(effects.effects, text, beta=wish.beta)).to(backbone.dtype)
     return Direction(functional.normalize(step, dim=0), float(step.norm()), channels=channel_sizes(backbone))
 
 
-def _category(backbone: Backbone) -> str:
+def category_text(backbone: Backbone, method: str) -> str:
+    """What the backbone draws, as a text. Raises UserError if it does not say; `method` is what was asked."""
     if not backbone.category:
         raise UserError(
-            f"{backbone.id} does not say what it draws: write the neutral text too, '{METHOD}:NEUTRAL -> TARGET'."
+            f"{backbone.id} does not say what it draws: write the neutral text too, '{method}:NEUTRAL -> TARGET'."
         )
     return f"{'an' if backbone.category[0].lower() in 'aeiou' else 'a'} {backbone.category}"
 

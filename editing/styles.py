@@ -100,7 +100,7 @@ def style_code(styles: Tensor) -> Code:
 
 
 def moved(code: Code, shift: Tensor, *, weight: float = 1.0) -> Code:
-    """The w or w+ code with shift [number, width] added to what is bound.
+    """The w or w+ code with shift [number, width], or one for each picture in front, added to what is bound.
 
     weight: that the concept is bound with; binding draws w towards the mean by it, which the shift is spared.
     A w code stays one if the shift is the same for all layers, else it becomes a w+ code.
@@ -108,8 +108,9 @@ def moved(code: Code, shift: Tensor, *, weight: float = 1.0) -> Code:
     _check_weight(weight)
     w = code.tensors["w"]
     shift = (shift / weight).to(w.dtype)
-    if w.ndim == 2 and bool((shift == shift[0]).all()):
-        return code.with_tensors({"w": w + shift[0]})
+    first = shift[..., :1, :]
+    if w.ndim == 2 and bool((shift == first).all()):
+        return code.with_tensors({"w": w + first.squeeze(-2)})
     if w.ndim == 2:
         return style_code(w.unsqueeze(1) + shift)
     return code.with_tensors({"w": w + shift})

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 
 from editing.apply import apply_shift
-from editing.directions import Shift
 from editing.find.styleclip import METHOD, effects_file, load_effects
 from editing.nada import neutral_text
+from editing.paths import Shift
 from editing.scorers import TextScorer, embedded_clip
 from editing.styleclip import plain_text
 from editing.styleclip_global import BETA, Wish, direction_of

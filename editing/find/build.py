@@ -9,6 +9,7 @@ from editing.direction_file import embedded_file, save_directions
 from editing.directions import DEFAULT_METHOD, Direction, Directions
 from editing.find.finder import finders
 from editing.find.judging import CHANGE_STRENGTH, Judge, effect, scaled_shift
+from editing.paths import Path
 from editing.styles import gan_of
 from unified.contract.backbone import Backbone, lacked
 from unified.contract.random import Random
@@ -40,16 +41,16 @@ def build(settings: BuildSettings) -> None:
                 continue
             save_directions(directions, settings.out / embedded_file(method))
             found.append(directions)
-    tables = [supervised_table(part, effects(backbone, judge, part.items)) for part in found if _supervised(part)]
+    tables = [supervised_table(part, effects(backbone, judge, part.every)) for part in found if _supervised(part)]
     tables += [component_table(part) for part in found if not _supervised(part)]
     write_file(settings.out / "card.md", card(backbone, found, [*tables, *missing]).encode())
 
 
 def _supervised(directions: Directions) -> bool:
-    return all("=" in name for name in directions.items)
+    return all("=" in name for name in directions.every)
 
 
-def effects(backbone: Backbone, judge: Judge, items: Mapping[str, Direction]) -> dict[str, tuple[float, float]]:
+def effects(backbone: Backbone, judge: Judge, items: Mapping[str, Direction | Path]) -> dict[str, tuple[float, float]]:
     """Direction -> share of 64 samples that show its value as they are, and moved by strength 3."""
     number, _ = gan_of(backbone).style_shape()
     before = effect(backbone, judge.classifier, None)
@@ -67,7 +68,7 @@ def supervised_table(directions: Directions, effects: Mapping[str, tuple[float, 
     rows = "\n".join(
         f"| {name} | {_percent(d.share)} | {_percent(d.accuracy)} | {100 * effects[name][0]:.0f} % |"
         f" {100 * effects[name][1]:.0f} % |"
-        for name, d in directions.items.items()
+        for name, d in directions.every.items()
     )
     left_out = "\n".join(f"- {name}: {reason}" for name, reason in directions.left_out.items()) or "- none"
     return f"""## {directions.method}
@@ -97,7 +98,7 @@ def component_table(directions: Directions) -> str:
         f"| {name} | "
         + (", ".join(f"{value} {change:+.2f}" for value, change in d.changes.items()) or "nothing")
         + " |"
-        for name, d in directions.items.items()
+        for name, d in directions.every.items()
     )
     return f"""## {directions.method}
 

@@ -52,7 +52,7 @@ class Finder:
         rng = Random(0).child("directions")
         found = self.directions(backbone, embedded_judge(), samples=samples, rng=rng, progress=progress)
         path = save_directions(found, user_file(backbone.fingerprint, self.method))
-        return f"{len(found.items)} directions by {self.method}, judged by {found.extractor}: {path}"
+        return f"{len(found.every)} directions by {self.method}, judged by {found.extractor}: {path}"
 
 
 finders: Registry[Finder] = Registry("method that finds directions")

@@ -101,7 +101,7 @@ def find_directions(
     )
 
 
-def check_found(items: Mapping[str, Direction], backbone: Backbone, extractor: str) -> None:
+def check_found(items: Mapping[str, object], backbone: Backbone, extractor: str) -> None:
     """Raises UserError if there is no direction."""
     if not items:
         raise UserError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from editing.directions import Direction, Shift
-from editing.rendering import render_shifted
+from editing.directions import Direction
+from editing.paths import Path, Shift
+from editing.rendering import Mover, render_shifted
 from editing.styles import gan_of, sample_styles
 from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress, Silent
@@ -20,6 +22,7 @@ BATCH = 64
 CHANGE_STRENGTH = 3.0  # the ends of what samples span
 _LEAST_CHANGE = 0.02  # of a share: less is chance
 _CHANGES_KEPT = 8
+Movable = TypeVar("Movable", Direction, Path)
 
 
 class Classifier(Protocol):
@@ -62,7 +65,7 @@ def judge(
     rows: Sequence[int],
     *,
     truncation: float = 1.0,
-    shift: Shift | None = None,
+    shift: Shift | Mover | None = None,
     batch: int = BATCH,
     rng: Random,
     progress: Progress | None = None,
@@ -90,7 +93,7 @@ def judge(
 def effect(
     backbone: Backbone,
     classifier: Classifier,
-    shift: Shift | None,
+    shift: Shift | Mover | None,
     *,
     count: int = 64,
 ) -> dict[str, float]:
@@ -103,8 +106,10 @@ def effect(
     }
 
 
-def scaled_shift(direction: Direction, strength: float, number: int) -> Shift:
-    """What `strength` of a direction adds."""
+def scaled_shift(direction: Direction | Path, strength: float, number: int) -> Shift | Mover:
+    """What `strength` of a direction or a path adds."""
+    if isinstance(direction, Path):
+        return partial(direction.shift, strength=strength)
     step = strength * direction.shift(number)
     return Shift(channels=step) if direction.channels else Shift(styles=step)
 
@@ -112,12 +117,12 @@ def scaled_shift(direction: Direction, strength: float, number: int) -> Shift:
 def with_changes(
     backbone: Backbone,
     classifier: Classifier,
-    items: Mapping[str, Direction],
+    items: Mapping[str, Movable],
     *,
     count: int = 64,
     progress: Progress | None = None,
-) -> dict[str, Direction]:
-    """The directions with `changes` filled in: what each one does to the attributes of `count` samples.
+) -> dict[str, Movable]:
+    """The directions or paths with `changes` filled in: what each one does to the attributes of `count` samples.
 
     Directions of unsupervised methods have no meaning by themselves; this is where their names come from.
     """

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editing.directions import Direction, Directions, Shift
+from editing.directions import Direction, Directions
 from editing.find.channel_statistics import channel_statistics, channels_from
 from editing.find.finder import Finder, register
 from editing.find.interfacegan import check_found
 from editing.find.judging import BATCH, Classifier, Judge, judge, log_odds, with_changes
 from editing.latent.stylespace import normalised_relevance, one_channel
+from editing.paths import Shift
 from editing.styles import channel_sizes, sample_styles, split, styled_of
 from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.progress import Progress

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from editing.affine import style_matrices
 from editing.directions import Direction, Directions
 from editing.find.finder import Finder, register
 from editing.find.judging import Judge, layer_groups, with_changes
 from editing.latent.factorise import principal, sefa
-from editing.styles import gan_of, sample_styles, styled_of
+from editing.styles import gan_of, sample_styles
 from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.progress import Progress
 from unified.contract.random import Random
@@ -29,26 +30,6 @@ class ComponentSettings:
     components: int = 8
     samples: int = 10_000
     judged: int = 64
-
-
-@torch.no_grad()
-def style_matrices(backbone: Backbone) -> list[dict[str, Tensor]]:
-    """For each style vector: layer -> A [channels, width], what a step of this vector adds to its channels.
-
-    The style channels are affine in the style vectors, so unit steps read A, whatever the networks look like.
-    """
-    gan = styled_of(backbone)
-    number, width = gan_of(backbone).style_shape()
-    found: list[dict[str, Tensor]] = []
-    with backbone.bound() as view:
-        still = gan.channels_of(view, torch.zeros(1, number, width, dtype=backbone.dtype))
-        for place in range(number):
-            steps = torch.zeros(width, number, width, dtype=backbone.dtype)
-            steps[:, place] = torch.eye(width, dtype=backbone.dtype)
-            moved = gan.channels_of(view, steps)
-            matrices = {layer: (values - still[layer]).T for layer, values in moved.items()}
-            found.append({layer: matrix for layer, matrix in matrices.items() if bool(matrix.any())})
-    return found
 
 
 def _latents(backbone: Backbone, count: int, rng: Random) -> Iterator[Tensor]:

@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 
 from editing import direction_file as module
 from editing.direction_file import directions_for, load_directions, save_directions
-from editing.directions import Direction, Directions, Shift
+from editing.directions import Direction, Directions
 from editing.find.build import build
+from editing.find.finder import finders
 from editing.find.interfacegan import FindSettings, find_directions
 from editing.find.judging import effect, judge, log_odds
 from editing.latent.names import aliases
+from editing.paths import Shift
 from tests.editing.conftest import LinearClassifier, Telling, units
 from tests.tiny import gan
 from unified.avatars.attributes import ATTRIBUTES
@@ -97,6 +99,8 @@ def test_builder_writes_directions_and_card(tmp_path: Path, monkeypatch: pytest.
     backbone = Telling("avatars/stylegan2", gan.stylegan(seed=1).generator)
     a, b, _ = units(3)
     classifier = LinearClassifier(a, b, backbone.style_statistics()[0])
+    kept = ("interfacegan", "centres", "sefa", "ganspace", "stylespace")  # what takes no training
+    monkeypatch.setattr(finders, "_items", {name: finders.get(name) for name in kept})
     monkeypatch.setattr(unified.loading, "load", {"avatars/stylegan2": backbone}.__getitem__)
     monkeypatch.setattr(attributes, "load", lambda: classifier)
     build(BuildSettings(out=tmp_path / "out", work=tmp_path / "work", steps=1000, batch=500))

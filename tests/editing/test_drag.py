@@ -42,7 +42,7 @@ class Moving(StyleGAN2):
         w = view.slots["styles"].rows(index)[:, :6].mean(1)
         left = blob(LEFT[0] + w[:, 0] + w[:, 2], LEFT[1] + w[:, 3])
         right = blob(RIGHT[0] + w[:, 1] + w[:, 2], RIGHT[1] + w[:, 3])
-        return {"b8": torch.cat([left, right], 1)}
+        return {"b32.conv1": torch.cat([left, right], 1)}
 
 
 def at_rest(backbone: Moving, pictures: int = 1) -> Concept:
@@ -170,7 +170,7 @@ def test_a_real_network_is_dragged_by_its_features(backbone) -> None:
     assert not torch.equal(new[:, :6], old[:, :6]) and torch.equal(new[:, 6:], old[:, 6:])
     assert dragged.codes[1] is concept.codes[1] and dragged.codes[2] is concept.codes[2]
     assert all(torch.equal(v, before[k]) for k, v in backbone.generator.state_dict().items())
-    assert place_for(backbone, "") == "b8"
+    assert place_for(backbone, "") == "b32.conv1"
 
 
 def test_the_scheme_and_random_samples(moving: Moving) -> None:
@@ -194,3 +194,31 @@ def test_what_cannot_be_dragged(backbone) -> None:
         drag(backbone, concept, [Drag((3.0, 3.0), (5.0, 3.0))], settings=DragSettings(place="b7"))
     with pytest.raises(UserError, match="no style vectors"):
         drag(backbone, concept.with_codes([]), [Drag((3.0, 3.0), (5.0, 3.0))])
+
+
+@pytest.mark.parametrize(("sides", "expected"), [((4, 8, 16, 32, 64), 64), ((4, 64, 128, 256, 512, 1024), 128)])
+def test_features_are_those_of_the_sixth_block(
+    moving: Moving, monkeypatch, sides: tuple[int, ...], expected: int
+) -> None:
+    """Block 1 is 4 x 4, so block 6 is 128 x 128 whatever the picture's size; the last one where there are fewer."""
+    shapes = {f"b{side}{part}": (8, side, side) for side in sides for part in (".conv0", ".conv1", "")}
+    monkeypatch.setattr(moving, "feature_shapes", lambda: shapes)
+    monkeypatch.setattr(type(moving), "resolution", sides[-1])
+    assert place_for(moving, "") == f"b{expected}" and place_for(moving, "b4") == "b4"
+
+
+def test_both_terms_are_means_of_absolute_differences() -> None:
+    """As the authors take them: the motion term over the pixels around a point, the other over the whole picture."""
+    features, before = torch.randn(3, 16, 16), torch.randn(3, 16, 16)
+    movable = (torch.rand(16, 16) > 0.5).float()
+    frozen = sum(
+        float((features[:, y, x] - before[:, y, x]).abs().sum())
+        for y in range(16)
+        for x in range(16)
+        if not movable[y, x]
+    )
+    assert float(still_loss(features, before, movable)) == pytest.approx(frozen / (3 * 16 * 16), rel=1e-5)
+    around = [(x, y) for x in range(16) for y in range(16) if math.dist((x, y), (6, 7)) < 2.5]
+    moved = sum(float((features[:, y, x] - features[:, y, x + 1]).abs().sum()) for x, y in around)
+    found = motion_loss(features, [(6.0, 7.0)], [(11.0, 7.0)], radius=2.5)
+    assert float(found) == pytest.approx(moved / (3 * len(around)), rel=1e-4)

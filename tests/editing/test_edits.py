@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing.directions import Direction, Directions, Shift
+from editing.directions import Direction, Directions
 from editing.edits import edit
+from editing.paths import Shift
 from tests.editing.conftest import styled
 from unified.contract.concept import Concept
 from unified.contract.random import Random

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from editing.affine import style_matrices
 from editing.direction_file import directions_for, load_directions, save_directions, user_file
 from editing.edits import edit
 from editing.find.judging import Judge, layer_groups
-from editing.find.unsupervised import ComponentSettings, ganspace_directions, sefa_directions, style_matrices
+from editing.find.unsupervised import ComponentSettings, ganspace_directions, sefa_directions
 from editing.latent.factorise import principal, sefa, signed
 from editing.styles import sample_styles
 from tests.editing.conftest import WIDTH, LinearClassifier, Telling, styled

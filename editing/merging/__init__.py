@@ -1,0 +1,1 @@
+"""Ways of merging several concepts into one."""
