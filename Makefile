@@ -7,7 +7,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 	&& echo $$candidate && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS ?= dev,zoo,app
+EXTRAS ?= dev,zoo,app,faces
 # Two cores are enough for everything here; more workers need more memory, not only more cores.
 WORKERS ?= 2
 # Who the demo is about, and what it compares; `unified compare` takes the same words.

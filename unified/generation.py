@@ -67,7 +67,7 @@ def _prepared(
     """The scheme that honours the target, and the target with the concepts' own sampling settings."""
     for concept in concepts:
         backbone.accept(concept)
-        if target.prompt and concept.name not in target.prompt and _is_named(concept):
+        if target.prompt and not any(name in target.prompt for name in concept.names) and _is_named(concept):
             raise UserError(
                 f"The prompt {target.prompt!r} does not say where the concept goes: write {concept.name} in it,"
                 f" for example 'a portrait of {concept.name}'."

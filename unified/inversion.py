@@ -55,16 +55,23 @@ def recipe_for(
 ) -> Recipe:
     """The recipe that these arguments name: a registered one, a Recipe, or stages given as `space` and `method`.
 
-    space: stages joined by '>', spaces of one stage by '&' ("w > weights"). Raises UserError, before any
-    work, if it cannot run on this backbone, naming what can.
+    space: stages joined by '>', spaces of one stage by '&' ("w > weights"). method: one for all stages, or one
+    for each, joined likewise ("learned > optimize"). Raises UserError, before any work, if it cannot run on this
+    backbone, naming what can.
     """
     if recipe is not None and (space is not None or method is not None):
         raise UserError(
             "Both a recipe and a space or method were given: a recipe brings its own, give one or the other."
         )
     if space is not None:
-        cls = methods.get(method or "optimize")
-        stages = tuple(Stage(parse_spaces(part), cls()) for part in space.split(">"))
+        parts, names = space.split(">"), [name.strip() for name in (method or "optimize").split(">")]
+        if len(names) not in (1, len(parts)):
+            raise UserError(
+                f"method={method!r} names {len(names)} methods for the {len(parts)} stages of {space!r}: give one for"
+                " all, or one per stage joined by '>'."
+            )
+        by = names if len(names) > 1 else names * len(parts)
+        stages = tuple(Stage(parse_spaces(part), methods.get(name)()) for part, name in zip(parts, by, strict=True))
         chosen = Recipe(name=f"{space} by {method or 'optimize'}", stages=stages, scheme="", cite="")
     elif method is not None:
         raise UserError(f"method={method!r} was given without a space: name the space it shall fill (space='w+').")

@@ -27,13 +27,19 @@ class Loader:
 
 loaders: Registry[Loader] = Registry("checkpoint format")
 
+#: Makes backbones over objects in memory: gives None for objects that it does not know.
+held: Registry[Callable[[object], Backbone | None]] = Registry("object in memory")
 
-def load(name: str | Path) -> Backbone:
-    """An embedded model ("avatars/stylegan2"), a checkpoint file or folder, or a model id of the hub.
 
-    The format is recognised by content. Raises UserError for what is none of the three, or of no known
-    format, naming those that are.
+def load(name: str | Path | object) -> Backbone:
+    """An embedded model ("avatars/stylegan2"), a checkpoint file or folder, a model id of the hub, or an object
+    of another library that holds a model in memory.
+
+    The format is recognised by content. Raises UserError for what is none of these, or of no known format,
+    naming those that are.
     """
+    if not isinstance(name, str | Path):
+        return _held(name)
     text = str(name)
     if text in zoo:
         model = zoo.get(text)
@@ -49,6 +55,16 @@ def load(name: str | Path) -> Backbone:
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.suffix:
         return _load_path(_from_hub(text), text)
     raise UserError(f"There is no embedded model, file or folder {text!r}. Embedded: {', '.join(zoo.names())}.")
+
+
+def _held(thing: object) -> Backbone:
+    for _, adopt in held:
+        backbone = adopt(thing)
+        if backbone is not None:
+            return backbone
+    raise UserError(
+        f"An object of type {type(thing).__name__} was given; give a name, a path, or a {', '.join(held.names())}."
+    )
 
 
 def _load_path(path: Path, id: str) -> Backbone:

@@ -1,4 +1,4 @@
-"""The web server: the three pages, the downloads, and the queue behind them."""
+"""The web server: its pages, the downloads, and the queue behind them."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def application(settings: Settings, shop: Workshop, jobs: Jobs) -> Any:
     os.environ["GRADIO_TEMP_DIR"] = str(settings.folder / "uploads")  # read when gradio keeps its first file
     import gradio as gr
 
-    from unified.app import compare_page, downloads, edit_page, explore_page
+    from unified.app import catalog_page, compare_page, downloads, edit_page, explore_page
     from unified.app.site import Site
 
     site = Site(shop, jobs, settings.bounds)
     with gr.Blocks(title="unified", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True) as demo:
         gr.Navbar(main_page_name="Compare")
         compare_page.build(site, demo)
-    for name, page in (("Edit", edit_page), ("Explore", explore_page)):
+    for name, page in (("Edit", edit_page), ("Explore", explore_page), ("Catalog", catalog_page)):
         with demo.route(name, f"/{name.lower()}"):
             gr.Navbar(main_page_name="Compare")
             page.build(site, demo)

@@ -78,7 +78,7 @@ class Entry:
 class Link:
     """Something registered here, and the ids of the entries that it is; none if it is not from the survey.
 
-    registry: "recipe", "scheme", "directions" (a finder of them), "space" or "backbone". name: in that registry.
+    registry: "recipe", "scheme", "directions" (a finder of them), "merge", "space" or "backbone". name: in it.
     note: how it differs from what the survey lists, or where it is from.
     """
 

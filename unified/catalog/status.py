@@ -15,6 +15,7 @@ from unified.contract.registry import Registry
 from unified.contract.scheme import schemes
 from unified.contract.space import parse_spaces, spaces
 from unified.directions_hook import direction_finders
+from unified.merging import merges
 from unified.zoo.registry import zoo
 
 
@@ -35,6 +36,7 @@ def registries() -> Mapping[str, Registry]:
         "directions": direction_finders,
         "space": spaces,
         "backbone": backbones,
+        "merge": merges,
     }
 
 
@@ -51,12 +53,12 @@ def listed(entry: Entry) -> Listed:
 
 
 def missing_rows() -> list[str]:
-    """One line for each registered recipe, scheme or finder of directions that links.tsv does not mention."""
+    """One line for each registered recipe, scheme, finder or way of merging that links.tsv does not mention."""
     known = {(link.registry, link.name) for link in links()}
     return [
         f"links.tsv says nothing about the {sort} {name!r}: add a row '{sort}<TAB>{name}<TAB>ID<TAB>' with the id of"
         f" its method in survey.tsv, or '{sort}<TAB>{name}<TAB>-<TAB>where it is from' if the survey has none"
-        for sort in ("recipe", "scheme", "directions")
+        for sort in ("recipe", "scheme", "directions", "merge")
         for name in registries()[sort].names()
         if (sort, name) not in known
     ]
@@ -167,6 +169,7 @@ _OPTIONS = {
     "source": "--source SOURCE",
     "edits": "--set NAME=STRENGTH",
     "drags": "--drag X,Y:X,Y",
+    "pictures": "--picture PICTURE",
 }
 
 
@@ -194,10 +197,15 @@ def _backbone_command(name: str, family: str) -> str:
     return _invert(_model(family, lambda other: other is cls))
 
 
+def _merge_command(name: str, family: str) -> str:
+    return f"unified merge ONE.safetensors OTHER.safetensors --by {name} -o BOTH.safetensors"
+
+
 _COMMANDS: Mapping[str, Callable[[str, str], str]] = {
     "recipe": _recipe_command,
     "scheme": _scheme_command,
     "directions": _directions_command,
     "space": _space_command,
     "backbone": _backbone_command,
+    "merge": _merge_command,
 }

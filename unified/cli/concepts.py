@@ -27,6 +27,7 @@ from unified.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unified.comparison.references import Pictures
     from unified.contract.backbone import Backbone
     from unified.contract.concept import Concept
 
@@ -59,6 +60,10 @@ def invert(
     masks: Annotated[
         Path | None, typer.Option(help="Folder of masks in the order of the pictures: white is the concept.")
     ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Cut the face out of each photo first, as `unified align` does.")
+    ] = False,
+    face: Annotated[int | None, typer.Option(help="With --align: which face, from left to right, from 0.")] = None,
     seed: Seed = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue an interrupted inversion of the same output.")
@@ -75,6 +80,8 @@ def invert(
     from unified.loading import load
 
     given = named_pictures(pictures)
+    if align:
+        given = aligned_pictures(pictures, face=face, masks=given.masks if masks is None else masks)
     output = output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
     backbone = load(model)
     options: dict[str, Any] = {
@@ -119,6 +126,19 @@ def invert(
         parts = ", ".join(f"{unit} {sum(values) / len(values):.2g}" for unit, values in error.items())
         remarks.print(f"reconstruction error (root mean square): {parts}")
     console.print(str(path), markup=False)
+
+
+def aligned_pictures(pictures: Sequence[str], *, face: int | None, masks: object) -> Pictures:
+    """The faces of photos. Raises UserError for a photo without one, and for masks, which are of whole photos."""
+    from unified.comparison.references import Pictures
+    from unified.errors import UserError
+    from unified.faces.align import align, files_of
+
+    if masks is not None:
+        raise UserError(
+            "--align cuts photos, and the masks are of whole ones: run `unified align` first, or leave one."
+        )
+    return Pictures([align(path, face=face).image for path in files_of(pictures)])
 
 
 def generate(

@@ -46,6 +46,9 @@ def edit(
         typer.Option("--drag", metavar="X,Y:X,Y", help="Move a point of the picture, in pixels; may be repeated."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="With --drag: a picture, white where it may change.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="A picture of the domain that the model's pictures shall come to.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the edits that the concept's model knows.")] = False,
     find: Annotated[
         str | None,
@@ -76,9 +79,11 @@ def edit(
         wanted = wanted & Edit.load(path)
     points = drags(drag)
     concepts = read_concepts(concept or [])
-    asked = bool(wanted.steps or points or prompt)
+    asked = bool(wanted.steps or points or prompt or picture)
     if not (asked or list_ or find is not None):
-        raise UserError("There is no edit: give --set NAME=STRENGTH, --drag or --prompt, or --list to see the names.")
+        raise UserError(
+            "There is no edit: give --set NAME=STRENGTH, --drag, --prompt or --picture, or --list to see the names."
+        )
     if mask is not None and not points:
         raise UserError("--mask says where dragging may change the picture: give --drag with it.")
     if not concepts and model is None:
@@ -100,6 +105,7 @@ def edit(
         "edits": wanted,
         "drags": points,
         "movable": None if mask is None else _mask(mask, backbone.resolution),
+        "pictures": picture,
         "scheme": scheme,
     }
     if save is None:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from unified.cli import align, compare, concepts, edit, evaluate, export, inspect, listing, merge, study, zoo
 from unified.cli import app as web
-from unified.cli import compare, concepts, edit, evaluate, export, inspect, listing, study, zoo
 from unified.errors import UserError
 
 app = typer.Typer(
@@ -31,7 +31,10 @@ app.command("invert")(concepts.invert)
 app.command("generate")(concepts.generate)
 app.command("edit")(edit.edit)
 app.command("export")(export.export)
+app.command("merge")(merge.merge)
 app.command("compare")(compare.compare)
+app.command("align")(align.align)
+app.command("paste")(align.paste)
 app.command("app")(web.app)
 app.command("recipes")(listing.recipes)
 app.command("matrix")(listing.matrix)

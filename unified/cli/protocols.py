@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,8 @@ DataMasks = Annotated[
 Masks = Annotated[
     list[Path] | None, typer.Option("--masks", help="Masks of a GENERATED folder's pictures; once for each, in order.")
 ]
+
+_SUBJECTS = "dreambench, dreambench++ or customconcept101"
 
 
 def dreambench(
@@ -181,8 +183,50 @@ def face_identity(
     show(results, output)
 
 
+def image_reward(
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help=f"Whose prompts: {_SUBJECTS}.")],
+    data: Data,
+    generated: Generated,
+    weights: Annotated[
+        str | None, typer.Option(help="ImageReward's weights: a file, or a name it knows; default: v1.0, downloaded.")
+    ] = None,
+    med_config: Annotated[Path | None, typer.Option(help="Its med_config.json; default: downloaded.")] = None,
+    partial: Partial = False,
+    output: Output = None,
+) -> None:
+    """ImageReward of what was made for a data set's prompts; the package image-reward must be installed.
+
+    Example: unified evaluate image-reward dreambench dreambooth/dataset generated/textual-inversion
+    """
+    from unified.evaluation import image_reward as module
+
+    chosen = _of_subjects(protocol)
+    runs = [(folder, chosen.read(data, folder, partial=partial)) for folder in generated]
+    reward = module.load(weights or module.WEIGHTS, med_config=med_config)
+    results = [
+        module.evaluate(
+            subjects,
+            reward,
+            run=folder.name,
+            protocol=chosen.PROTOCOL.name,
+            done=counter(folder.name, len(subjects)),
+        )
+        for folder, subjects in runs
+    ]
+    show(results, output)
+
+
+def _of_subjects(protocol: str) -> Any:
+    """The module of a protocol that gives subjects and prompts. Raises UserError for another name."""
+    from unified.evaluation import custom_concept_101, dreambench, dreambench_plus
+
+    modules = {"dreambench": dreambench, "dreambench++": dreambench_plus, "customconcept101": custom_concept_101}
+    check_parts({protocol}, set(modules), option="PROTOCOL")
+    return modules[protocol]
+
+
 def generate(
-    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="dreambench, dreambench++ or customconcept101.")],
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help=f"{_SUBJECTS}.")],
     data: Data,
     run: Annotated[str, typer.Argument(metavar="MODEL:RECIPE", help="What inverts every subject.")],
     output: Annotated[Path, typer.Argument(metavar="GENERATED", help="Folder to write; what is there is kept.")],
@@ -195,13 +239,11 @@ def generate(
     Example: unified evaluate generate dreambench dreambooth/dataset my-sd-1.5:textual-inversion generated/ti
     """
     import unified
-    from unified.evaluation import custom_concept_101, dreambench, dreambench_plus
     from unified.evaluation.generate import generate_subjects
 
-    modules = {"dreambench": dreambench, "dreambench++": dreambench_plus, "customconcept101": custom_concept_101}
-    check_parts({protocol}, set(modules), option="PROTOCOL")
+    requests_of = _of_subjects(protocol).requests
     model, recipe = model_and_recipe(run)
-    requests = modules[protocol].requests(data)
+    requests = requests_of(data)
     generate_subjects(
         requests,
         unified.load(model),
@@ -233,6 +275,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "pie-bench": pie_bench,
     "fid": distributions,
     "face-identity": face_identity,
+    "image-reward": image_reward,
     "generate": generate,
     "table": table,
 }

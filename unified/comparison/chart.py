@@ -19,13 +19,13 @@ def colour(number: int) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A labelled point with the half lengths of its error bars (0: none). hollow: a baseline."""
+    """A labelled point with the ends of its error bars (None: no bar). hollow: a baseline."""
 
     label: str
     x: float
     y: float
-    x_error: float = 0.0
-    y_error: float = 0.0
+    x_bar: tuple[float, float] | None = None
+    y_bar: tuple[float, float] | None = None
     colour: str = COLOURS[0]
     hollow: bool = False
 
@@ -75,8 +75,8 @@ def tradeoff(
 ) -> str:
     """Points with error bars and labels that do not overlap; `level`: a dashed line at a height."""
     left, right, top, bottom = 58.0, 16.0, 16.0, 50.0
-    xs = [p.x + side * p.x_error for p in points for side in (-1, 1)]
-    ys = [p.y + side * p.y_error for p in points for side in (-1, 1)] + ([] if level is None else [level])
+    xs = [x for p in points for x in (p.x, *(p.x_bar or ()))]
+    ys = [y for p in points for y in (p.y, *(p.y_bar or ()))] + ([] if level is None else [level])
     (x_low, x_high), (y_low, y_high) = _limits(xs), _limits(ys)
     frame = _Box(left, top, width - right, height - bottom)
 
@@ -118,14 +118,15 @@ def tradeoff(
         taken.append(_Box(frame.left, y - _FONT - 5, frame.left + 6 + _LETTER * len(level_label), y + 1))
     for p in points:
         x, y = place(p.x, p.y)
-        (x1, y1), (x2, y2) = place(p.x - p.x_error, p.y - p.y_error), place(p.x + p.x_error, p.y + p.y_error)
+        (x_from, x_to), (y_from, y_to) = p.x_bar or (p.x, p.x), p.y_bar or (p.y, p.y)
+        (x1, y1), (x2, y2) = place(x_from, y_from), place(x_to, y_to)
         taken.append(_Box(x - 8, y - 8, x + 8, y + 8))
         lines += [_Box(x1, y - 2, x2, y + 2), _Box(x - 2, y2, x + 2, y1)]
-        if p.x_error:
+        if p.x_bar:
             parts.append(
                 f'<line class="bar" stroke="{p.colour}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
-        if p.y_error:
+        if p.y_bar:
             parts.append(
                 f'<line class="bar" stroke="{p.colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
             )
@@ -135,7 +136,8 @@ def tradeoff(
         parts.append(f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="5.5"><title>{escape(p.label)}</title></circle>')
     for p in points:
         px, py = place(p.x, p.y)
-        box, anchor = _label_box(px, py, _LETTER * len(p.label), frame, taken, lines)
+        label = shortened(p.label, round(0.9 * (frame.right - frame.left) / _LETTER))
+        box, anchor = _label_box(px, py, _LETTER * len(label), frame, taken, lines)
         taken.append(box)
         x = {"start": box.left, "end": box.right, "middle": (box.left + box.right) / 2}[anchor]
         near = min(max(px, box.left), box.right), min(max(py, box.top + 2), box.bottom - 2)
@@ -146,9 +148,14 @@ def tradeoff(
             )
         parts.append(
             f'<text class="label" x="{x:.1f}" y="{box.bottom - 3.5:.1f}" text-anchor="{anchor}" fill="{p.colour}">'
-            f"{escape(p.label)}</text>"
+            f"{escape(label)}</text>"
         )
     return "".join([*parts, "</svg>"])
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning with an ellipsis, in at most so many letters."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def _label_box(
@@ -179,19 +186,3 @@ def _label_box(
                 best = (cost, box, anchor)
     assert best is not None
     return best[1], best[2]
-
-
-def curve(values: Sequence[float], *, colour: str, width: int = 220, height: int = 64) -> str:
-    """A loss curve, on a logarithmic scale where all values are positive; first and last value beside it."""
-    positive = min(values) > 0
-    heights = [math.log10(v) if positive else v for v in values]
-    low, high = min(heights), max(heights)
-    span = (high - low) or 1.0
-    step = width / max(len(values) - 1, 1)
-    points = " ".join(f"{i * step:.1f},{3 + (high - v) / span * (height - 6):.1f}" for i, v in enumerate(heights))
-    return (
-        f'<svg class="curve" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img"'
-        f' aria-label="loss from {values[0]:.3g} to {values[-1]:.3g}">'
-        f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"'
-        f' vector-effect="non-scaling-stroke"/></svg>'
-    )

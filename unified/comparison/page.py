@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from torch import Tensor
 
-from unified.comparison import chart
+from unified.comparison import chart, failures, timeline
+from unified.comparison.curve import curve
 from unified.comparison.result import Cell, RunResult, present_metrics
 from unified.comparison.scorers import METRICS, Metric
 from unified.comparison.store import png
@@ -60,6 +61,9 @@ def page(report: Report) -> str:
         charts=_tradeoffs(report, columns),
         times=_times(columns),
         curves=_curves(columns),
+        galleries=_galleries(report, columns),
+        of_one_run=failures.OF_ONE_RUN,
+        errors=failures.errors(report.runs),
         picture=picture,
         crisp=report.references.shape[-1] <= _CRISP,
         all_metrics={metric.key: metric for metric in METRICS},
@@ -92,7 +96,7 @@ def _best(runs: Sequence[RunResult], metric: Metric) -> float | None:
 
 def _tradeoffs(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any]]:
     """Fidelity against each measure of prompt following that there is, wide and narrow."""
-    fidelity = next((m for m in METRICS[:2] if any(c.run.value(m.key) is not None for c in columns)), None)
+    fidelity = _fidelity(columns)
     if fidelity is None:
         return []
     found = []
@@ -107,8 +111,8 @@ def _tradeoffs(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any
                     label=column.label,
                     x=x,
                     y=y,
-                    x_error=column.run.standard_error(following.key) or 0.0,
-                    y_error=column.run.standard_error(fidelity.key) or 0.0,
+                    x_bar=_bar(column.run, following.key),
+                    y_bar=_bar(column.run, fidelity.key),
                     colour=column.colour,
                     hollow=column.run.is_baseline,
                 )
@@ -125,10 +129,15 @@ def _tradeoffs(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any
             {
                 "wide": Markup(chart.tradeoff(points, width=540, height=380, **titles)),  # type: ignore[arg-type]
                 "narrow": Markup(chart.tradeoff(_shortened(points), width=356, height=340, **titles)),  # type: ignore[arg-type]
-                "bars": any(p.x_error or p.y_error for p in points),
+                "bars": any(p.x_bar or p.y_bar for p in points),
             }
         )
     return found
+
+
+def _bar(run: RunResult, metric: str) -> tuple[float, float] | None:
+    interval = run.interval(metric)
+    return None if interval is None else (interval.low, interval.high)
 
 
 def _shortened(points: Sequence[chart.Point]) -> list[chart.Point]:
@@ -140,31 +149,25 @@ def _shortened(points: Sequence[chart.Point]) -> list[chart.Point]:
     ]
 
 
-def _times(columns: Sequence[_Column]) -> list[dict[str, Any]]:
-    """Seconds of the stages and of all pictures of each run, with widths in percent of the longest."""
-    spent: list[tuple[_Column, list[tuple[str, float]]]] = []
-    for column in columns:
-        parts = [(f"{_spaces(s)} ({s['method']['name']})", float(s["seconds"])) for s in column.run.stages]
-        made = [cell.seconds for cell in column.run.cells if cell.picture is not None]
-        if made:
-            parts.append((f"{len(made)} picture{'s' if len(made) > 1 else ''}", sum(made)))
-        if parts:
-            spent.append((column, parts))
-    longest = max((sum(seconds for _, seconds in parts) for _, parts in spent), default=0.0) or 1.0
-    return [
-        {
-            "column": column,
-            "parts": [
-                {"name": name, "seconds": seconds, "width": 100 * seconds / longest, "shade": 1 - 0.28 * min(i, 2)}
-                for i, (name, seconds) in enumerate(parts)
-            ],
-        }
-        for column, parts in spent
-    ]
-
-
-def _spaces(stage: Any) -> str:
-    return " & ".join(space["name"] for space in stage["spaces"])
+def _times(columns: Sequence[_Column]) -> dict[str, Any]:
+    """Every run's stages and pictures on one scale of time, and one of memory."""
+    spent = [(column, parts) for column in columns if (parts := timeline.pieces(column.run))]
+    longest = max((parts[-1].end for _, parts in spent), default=0.0)
+    most = max((part.mebibytes for _, parts in spent for part in parts), default=0.0)
+    return {
+        "axis": timeline.axis(longest),
+        "most": most,
+        "rows": [
+            {
+                "column": column,
+                "spent": timeline.duration(parts[-1].end),
+                "peak": max(part.mebibytes for part in parts),
+                "legend": timeline.legend(parts),
+                "svg": Markup(timeline.drawing(parts, longest=longest, most=most, colour=column.colour)),
+            }
+            for column, parts in spent
+        ],
+    }
 
 
 def _curves(columns: Sequence[_Column]) -> list[dict[str, Any]]:
@@ -173,15 +176,35 @@ def _curves(columns: Sequence[_Column]) -> list[dict[str, Any]]:
         for number, stage in enumerate(column.run.stages, 1):
             losses = [float(value) for value in stage.get("losses", [])]
             if len(losses) > 1:
+                spaces, steps = timeline.spaces_of(stage), stage.get("steps", len(losses))
                 found.append(
                     {
                         "column": column,
-                        "stage": f"stage {number}: {_spaces(stage)}" if len(column.run.stages) > 1 else _spaces(stage),
+                        "stage": f"stage {number}: {spaces}" if len(column.run.stages) > 1 else spaces,
                         "first": losses[0],
                         "last": losses[-1],
-                        "steps": stage.get("steps", len(losses)),
+                        "steps": steps,
                         "stopped": stage.get("stopped", ""),
-                        "svg": Markup(chart.curve(losses, colour=column.colour)),
+                        "svg": Markup(curve(losses, colour=column.colour, steps=steps)),
                     }
                 )
     return found
+
+
+def _galleries(report: Report, columns: Sequence[_Column]) -> list[dict[str, Any]]:
+    """The worst pictures by fidelity to the concept and by what was asked for, where these were measured."""
+    fidelity = _fidelity(columns)
+    found: list[dict[str, Any]] = []
+    if fidelity is not None:
+        title = f"Least like the reference pictures: lowest {fidelity.title}"
+        found.append({"title": title, "failures": failures.least_alike(report.runs, fidelity.key)})
+    then_by = "" if fidelity is None else fidelity.key
+    missed = failures.least_followed(report.runs, then_by=then_by)
+    if missed:
+        found.append({"title": "Asked for and not seen: lowest Attributes", "failures": missed})
+    return [gallery for gallery in found if gallery["failures"]]
+
+
+def _fidelity(columns: Sequence[_Column]) -> Metric | None:
+    """The measure of likeness that there is: identity before CLIP-I."""
+    return next((m for m in METRICS[:2] if any(c.run.value(m.key) is not None for c in columns)), None)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unified.comparison.scorers import METRICS, Metric, Scorers
 from unified.contract.concept import Concept
+from unified.metrics.bootstrap import Interval, mean_interval
 from unified.metrics.score import Score
 
 
@@ -71,13 +72,10 @@ class RunResult:
         means = self.over_prompts(metric)
         return math.fsum(means) / len(means) if means else None
 
-    def standard_error(self, metric: str) -> float | None:
-        """Standard error of the mean over prompts; None for fewer than two of them."""
+    def interval(self, metric: str) -> Interval | None:
+        """95 % bootstrap interval of the mean over prompts; None for fewer than two, or one that is not finite."""
         values = self.over_prompts(metric)
-        if len(values) < 2:
-            return None
-        mean = math.fsum(values) / len(values)
-        return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+        return mean_interval(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
     def scores(self, scorers: Scorers) -> dict[str, Score]:
         """Every value with its extractor and averaging."""

@@ -71,6 +71,10 @@ class Editor:
         """The probabilities [B, heads, queries, keys] to use; overriding this turns the fused kernel off."""
         return probabilities
 
+    def output(self, call: Attention, mixed: Tensor) -> Tensor:
+        """What the attention gives, [B, heads, queries, width], before the network's output projection."""
+        return mixed
+
 
 def reads_probabilities(editor: Editor) -> bool:
     return type(editor).probabilities is not Editor.probabilities
@@ -126,12 +130,19 @@ def attend(call: Attention, editors: Sequence[Editor], *, mask: Tensor | None = 
         editor.project(call)
     readers = [editor for editor in editors if reads_probabilities(editor)]
     if not readers:
-        return functional.scaled_dot_product_attention(call.query, call.key, call.value, attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(call.query, call.key, call.value, attn_mask=mask)
+        return _after(call, editors, mixed)
     logits = call.query @ call.key.transpose(-1, -2) / math.sqrt(call.query.shape[-1])
     probabilities = (logits if mask is None else logits + mask).softmax(-1)
     for editor in readers:
         probabilities = editor.probabilities(call, probabilities)
-    return probabilities @ call.value
+    return _after(call, editors, probabilities @ call.value)
+
+
+def _after(call: Attention, editors: Sequence[Editor], mixed: Tensor) -> Tensor:
+    for editor in editors:
+        mixed = editor.output(call, mixed)
+    return mixed
 
 
 class MapRecorder(Editor):

@@ -184,6 +184,7 @@ class Backbone(ABC):
         edits: Mapping[str, float] | Edit | None = None,
         drags: Sequence[Drag] = (),
         movable: Tensor | None = None,
+        pictures: ImageInput | None = None,
         n: int | None = None,
         seed: int = 0,
         negative_prompt: str = "",
@@ -199,6 +200,7 @@ class Backbone(ABC):
         `Edit`.
         drags: points that shall move, Drag((x, y), (x, y)) in pixels. movable: [H, W] in 0..1, where the picture may
         change by that.
+        pictures: of what is asked for, such as one of the domain that pictures shall come to.
         n: how many; None: one per picture of a per-picture concept, else one.
         sampling: settings of this backbone's sampler by name, such as {"steps": 30, "guidance": 4.0}.
         output: "pil" a list of PIL pictures; "pt" a tensor [n,3,H,W] in 0..1; "np" uint8 [n,H,W,3].
@@ -222,6 +224,7 @@ class Backbone(ABC):
             edits=strengths_of(edits),
             drags=tuple(drags),
             movable=movable,
+            pictures=self._pictures(pictures),
             n=n,
             negative_prompt=negative_prompt,
             sampling=dict(sampling or {}),
@@ -238,6 +241,7 @@ class Backbone(ABC):
         edits: Mapping[str, float] | Edit | None = None,
         drags: Sequence[Drag] = (),
         movable: Tensor | None = None,
+        pictures: ImageInput | None = None,
         n: int | None = None,
         seed: int = 0,
         scheme: str | None = None,
@@ -253,8 +257,22 @@ class Backbone(ABC):
 
         bound = [concepts] if isinstance(concepts, Concept) else list(concepts or [])
         edits = strengths_of(edits)
-        target = Target(prompt=prompt, source=source, edits=edits, drags=tuple(drags), movable=movable, n=n)
+        target = Target(
+            prompt=prompt,
+            source=source,
+            edits=edits,
+            drags=tuple(drags),
+            movable=movable,
+            pictures=self._pictures(pictures),
+            n=n,
+        )
         return edit(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
+
+    def _pictures(self, pictures: ImageInput | None) -> Tensor | None:
+        """As a target holds them, of this backbone's size."""
+        from unified.images import read_images
+
+        return None if pictures is None else read_images(pictures, size=self.resolution).to(self.dtype)
 
     def export(self, concept: Concept, folder: str | Path, *, software: str) -> list[Path]:
         """Write a concept's codes into `folder` as other software reads them; see :mod:`unified.exchange`."""
@@ -446,6 +464,15 @@ class Attends(Protocol):
         ...
 
 
+@runtime_checkable
+class SeparatesStyle(Protocol):
+    """Has a block that decides what is shown and one that decides in which style, found by measurement."""
+
+    def content_and_style(self) -> tuple[str, str]:
+        """Paths of the two blocks in the generating component."""
+        ...
+
+
 @dataclass(frozen=True)
 class Level:
     """A noise level of x = a x0 + s eps, and the time the network wants for it."""
@@ -535,6 +562,7 @@ PROTOCOLS: tuple[type, ...] = (
     ReadsByLayer,
     Speaks,
     Attends,
+    SeparatesStyle,
     Denoises,
     Flows,
     Tokenises,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unified.contract.code import Code
+from unified.errors import UserError
 
 
 @dataclass(eq=False)
@@ -16,7 +17,8 @@ class Concept:
 
     name: placeholder in prompts ("<me>"). carrier: the text that stands for the name where no code brings
     rows of its own ("sks person"). category: class word ("person"). backbone, fingerprint: the generator it
-    was inverted on. meta: JSON provenance. weight: how strongly it is bound, 1 as inverted.
+    was inverted on. meta: JSON provenance; "names": further names and their carriers, of merged concepts (their codes
+    say in their own meta "name" which name they stand under). weight: how strongly it is bound, 1 as inverted.
     """
 
     codes: list[Code]
@@ -28,12 +30,25 @@ class Concept:
     meta: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Every name it brings to prompts, and the text that carries it: of a merged concept several."""
+        return {self.name: self.carrier or self.category, **self.meta.get("names", {})}
+
     def scaled(self, weight: float) -> Concept:
         """The same concept bound with another weight (1 = as inverted, 0 = without effect)."""
         return replace(self, weight=self.weight * weight)
 
     def renamed(self, name: str) -> Concept:
         return replace(self, name=name)
+
+    def only(self, *spaces: str) -> Concept:
+        """The part of it that lies in these spaces, such as "style-lora". Raises UserError if there is none."""
+        codes = [code for code in self.codes if code.space in spaces]
+        if not codes:
+            there = ", ".join(dict.fromkeys(code.space for code in self.codes))
+            raise UserError(f"The concept {self.name!r} has nothing in {', '.join(spaces)}; it has: {there}.")
+        return self.with_codes(codes)
 
     def with_codes(self, codes: Sequence[Code]) -> Concept:
         return replace(self, codes=list(codes))

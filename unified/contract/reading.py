@@ -31,13 +31,16 @@ class Reading:
     varies: set[Varies] = field(default_factory=set)
     moment: Moment | None = None
     _changes: dict[str, list[tuple[bool, TextChange]]] = field(default_factory=dict)
+    _longer: dict[str, list[tuple[bool, TextChange]]] = field(default_factory=dict)
 
-    def add(self, component: str, change: TextChange, *, values_only: bool = False) -> None:
+    def add(self, component: str, change: TextChange, *, values_only: bool = False, lengthens: bool = False) -> None:
         """Let `change` see and replace what the text encoder `component` says, in the order of adding.
 
         values_only: the change is for the values of cross-attention, the keys stay (Alaluf et al. 2023, 4.2).
+        lengthens: it appends tokens, and so comes after all that count tokens from the end.
         """
-        self._changes.setdefault(component, []).append((values_only, change))
+        place = self._longer if lengthens else self._changes
+        place.setdefault(component, []).append((values_only, change))
 
     @property
     def splits_values(self) -> bool:
@@ -47,7 +50,7 @@ class Reading:
     def spoken(self, component: str, output: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(text for keys, text for values): the encoder's output [N, tokens, width] after all changes."""
         keys = values = output
-        for values_only, change in self._changes.get(component, []):
+        for values_only, change in [*self._changes.get(component, []), *self._longer.get(component, [])]:
             same = values is keys
             if not values_only:
                 keys = change(keys, ids)

@@ -136,11 +136,15 @@ _VERBS = {
     "ReadsByLayer": "reads the prompt in each of several layers (cross-attention)",
     "Speaks": "has text encoders apart from its generator",
     "Attends": "has attention that can be edited",
+    "SeparatesStyle": "is known to draw content and style in two separate blocks",
     "Tunable": "has weights to tune",
     "Remembers": "keeps keys and values of what it has read",
     "Quantises": "decodes visual tokens through code vectors",
     "ReadsPictures": "reads pictures before the prompt",
     "PredictsScales": "draws scale by scale",
+    "Answers": "answers questions about pictures",
+    "RemembersScales": "draws scale by scale beside keys and values",
+    "Rectifies": "has a text encoder of which directions can be taken out",
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from unified.contract.reference import Reference
     from unified.contract.view import View
 
 
@@ -51,4 +52,18 @@ class PredictsScales(Protocol):
 
     def scale_sizes(self) -> Sequence[int]:
         """The number of tokens of every scale, coarsest first."""
+        ...
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """Reads a picture and a question about it, and answers in words."""
+
+    def answer_error(
+        self, view: View, reference: Reference, questions: Sequence[str], answers: Sequence[str]
+    ) -> Tensor:
+        """Nats of each answer, the mean over its tokens, [N]: said after its picture of `reference` and its question.
+
+        Questions may have the view's names in them. Differentiable in what is bound.
+        """
         ...

@@ -82,6 +82,7 @@ class View:
         self.concepts = tuple(concepts)
         self.slots: dict[str, Slot] = {}
         self.rows: dict[str, list[int]] = {}
+        self._introductions: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.reading = Reading()
         self.attending = Attending()
         self._slot_owners: dict[str, Binding] = {}
@@ -97,10 +98,11 @@ class View:
         for number, concept in enumerate(self.concepts):
             backbone.accept(concept)
             for code in concept.codes:
-                self._bind(Binding(number, concept.name, space_of(code), code, concept.weight))
+                name = code.meta.get("name", concept.name)
+                self._bind(Binding(number, name, space_of(code), code, concept.weight))
 
     def _check_names(self) -> None:
-        names = [concept.name for concept in self.concepts]
+        names = [name for concept in self.concepts for name in concept.names]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UserError(
@@ -215,14 +217,20 @@ class View:
                 module.set_submodule(text.embedding, embedding)
             embedding.add(readers[text.component], self.rows[name][0])
 
+    def introduce(self, name: str, text: str, *, instead: Sequence[str] = ()) -> None:
+        """Say `text` before every prompt with `name` in it, unless one of the names `instead` is in it already."""
+        self._introductions[name] = (text, tuple(instead))
+
     def adjust(self, component: str, path: str, change: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Let the module at `path` give `change(input, output)` instead of its output, at each call."""
         module = self.writable(component).get_submodule(path)
         module.register_forward_hook(lambda _, inputs, output: change(inputs[0], output))
 
-    def edit_text(self, component: str, change: TextChange, *, values_only: bool = False) -> None:
+    def edit_text(
+        self, component: str, change: TextChange, *, values_only: bool = False, lengthens: bool = False
+    ) -> None:
         """Let `change` see and replace what a text encoder says; see :meth:`Reading.add`."""
-        self.reading.add(component, change, values_only=values_only)
+        self.reading.add(component, change, values_only=values_only, lengthens=lengthens)
         if values_only:
             self.own_texts()
 
@@ -254,10 +262,14 @@ class View:
     # --- what schemes, methods and backbones call ---------------------------------------------------------
 
     def carry(self, prompt: str) -> str:
-        """The prompt with each name that has no rows replaced by the concept's carrier text."""
+        """The prompt with each name that has no rows replaced by the concept's carrier text, others introduced."""
         for concept in self.concepts:
-            if concept.name in prompt and concept.name not in self.rows:
-                prompt = prompt.replace(concept.name, concept.carrier or concept.category)
+            for name, carrier in concept.names.items():
+                if name in prompt and name not in self.rows:
+                    prompt = prompt.replace(name, carrier)
+        for name, (text, instead) in self._introductions.items():
+            if name in prompt and not any(other in prompt for other in instead):
+                prompt = f"{text} {prompt}"
         return prompt
 
     def attempt(

@@ -4,9 +4,9 @@
     DATA/<person>/prompts.txt                    optional; else one prompt is taken to be asked
     GENERATED/<person>/<prompt>/*.png            prompts numbered from 00
 
-Detecting faces is the business of another program, whose findings are read from a file beside each picture,
-PICTURE.face.json: {"points": [[x, y] of both eyes, the nose, both corners of the mouth]} in pixels, or
-{"points": null} where it found none. Each face is moved onto the places that ArcFace (Deng et al. 2019) was
+Faces are detected beforehand, by `unified align --points` or another program, whose findings are read from a file
+beside each picture, PICTURE.face.json: {"points": [[x, y] of both eyes, the nose, both corners of the mouth]} in
+pixels, or {"points": null} where it found none. Each face is moved onto the places that ArcFace (Deng et al. 2019) was
 trained with, by the similarity transform of least squares (Umeyama 1991, equations 40-42), cut to 112 x 112.
 
 Embeddings average as in DreamBench: references > images > prompts > people, over the pictures with a face; the

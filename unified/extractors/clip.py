@@ -77,6 +77,21 @@ class ClipScorer:
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output
         return functional.normalize(self.model.visual_projection(pooled), dim=1)
 
+    def image_tokens(self, images: Tensor, *, layer: int | None = None) -> Tensor:
+        """[N,3,H,W] in 0..1 -> [N, patches, width] as they leave `layer` layers (1: the first); differentiable.
+
+        layer: None: after a quarter of the layers. The token of the whole picture is left out. UserError for a layer
+        that is not there.
+        """
+        depth = int(self.model.config.vision_config.num_hidden_layers)
+        chosen = max(1, round(depth / 4)) if layer is None else layer
+        if not 1 <= chosen <= depth:
+            raise UserError(f"CLIP was asked for tokens after layer {chosen}; {self.name} has 1 to {depth}.")
+        pixels = self.preparation(images.to(self._dtype))
+        states = self.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        tokens: Tensor = states[chosen][:, 1:]
+        return tokens
+
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit [len(texts),D]; what is longer than the model reads is cut."""

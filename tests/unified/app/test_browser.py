@@ -1,4 +1,4 @@
-"""The three pages in a real browser, as a person uses them. Screenshots go to UNIFIED_SCREENSHOTS if it is set.
+"""The pages in a real browser, as a person uses them. Screenshots go to UNIFIED_SCREENSHOTS if it is set.
 
 Skipped where there is no playwright, or no Chromium (UNIFIED_CHROMIUM, or one that the system knows).
 """
@@ -305,6 +305,27 @@ def test_explore(server: Server, people: Callable[[], Any], shot: Any) -> None:
     page.locator("#concepts-go").click()
     page.locator("#explore-message .problem").wait_for()
     assert "Choose two concepts" in page.locator("#explore-message").inner_text()
+
+
+def test_the_catalog_is_searched_as_one_types(server: Server, people: Callable[[], Any], shot: Any) -> None:
+    page = people().new_page()
+    page.goto(f"{server.address}/catalog")
+    results = page.locator("#catalog-results article")
+    results.first.wait_for()
+    everything = results.count()
+    shot(page, "catalog-1-all")
+    page.locator("#catalog-words textarea, #catalog-words input").fill("Pivotal Tuning")
+    page.wait_for_function("document.querySelectorAll('#catalog-results article').length == 1")
+    assert "--recipe pti" in results.inner_text()
+    shot(page, "catalog-2-words")
+    page.locator("#catalog-words textarea, #catalog-words input").fill("")
+    choose(page, "catalog-family", "gan")
+    choose(page, "catalog-status", "not yet")
+    page.wait_for_function("!document.querySelector('#catalog-results article:not(.not_yet)')")
+    assert 0 < results.count() < everything
+    page.locator("#catalog-words textarea, #catalog-words input").fill(EVIL[0])
+    page.locator("#catalog-results", has_text="Nothing of the survey matches").wait_for()
+    shot(page, "catalog-3-nothing")
 
 
 def test_a_large_upload_is_refused_and_the_page_lives_on(

@@ -152,7 +152,7 @@ def test_pages_answer_and_files_are_for_the_browser_that_asked_for_them(tmp_path
         return TestClient(app, base_url="http://127.0.0.1:7860")
 
     me, you = arrive(), arrive()
-    for page in ("/", "/edit", "/explore"):
+    for page in ("/", "/edit", "/explore", "/catalog"):
         assert me.get(page).status_code == 200
     upload = {"files": ("huge.png", b"\x89PNG" + bytes(settings.bounds.bytes), "image/png")}
     assert me.post("/gradio_api/upload", files=upload).status_code == 413

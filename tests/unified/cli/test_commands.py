@@ -363,9 +363,12 @@ def test_building_hands_the_options_on(unified_: Command, tmp_path: Path, monkey
     assert settings == BuildSettings(out=tmp_path / "o", work=tmp_path / "w", steps=5, minutes=0.5, resume=False)
 
 
-@pytest.mark.parametrize("command", ["invert", "generate", "edit", "compare", "models", "recipes", "matrix", "zoo"])
+@pytest.mark.parametrize(
+    "command",
+    ["invert", "generate", "edit", "align", "paste", "compare", "models", "recipes", "matrix", "zoo"],
+)
 def test_every_command_explains_itself(unified_: Command, command: str) -> None:
     done = unified_(command, "--help")
     assert done.code == 0 and "Usage" in done.out
-    if command in ("invert", "generate", "edit", "compare"):
+    if command in ("invert", "generate", "edit", "align", "paste", "compare"):
         assert "Example: unified" in done.out

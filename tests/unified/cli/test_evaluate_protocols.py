@@ -1,8 +1,10 @@
 """`unified evaluate` with the published protocols, on tiny weights of the real formats."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,3 +106,21 @@ def test_fid_of_two_folders(evaluate: Command, tmp_path: Path) -> None:
     assert "3 real, 3 generated" in out and "kid" in out
     code, _, err = evaluate("fid", tmp_path / "real", tmp_path / "nothing")
     assert code == 2 and "0 pictures" in err
+
+
+def test_image_reward_reads_the_data_first_and_names_its_package(
+    evaluate: Command, folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, generated, _ = folders
+    monkeypatch.setitem(sys.modules, "ImageReward", None)
+    code, _, err = evaluate("image-reward", "dreambench", generated, generated)
+    assert code == 2 and "not the DreamBench data" in err
+    code, _, err = evaluate("image-reward", "pie-bench", data, generated)
+    assert code == 2 and "customconcept101" in err
+    code, _, err = evaluate("image-reward", "dreambench", data, generated)
+    assert code == 2 and "pip install image-reward" in err
+    model = SimpleNamespace(score=lambda prompt, image: float(len(prompt)))
+    monkeypatch.setitem(sys.modules, "ImageReward", SimpleNamespace(load=lambda name: model))
+    code, out, err = evaluate("image-reward", "dreambench", data, generated)
+    assert code == 0, err
+    assert "my-run" in out and "image-reward (ImageReward-v1.0, mean over images > prompts > subjects)" in out

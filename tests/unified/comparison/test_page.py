@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -95,15 +96,54 @@ def test_names_and_prompts_are_escaped() -> None:
 
 def test_what_was_measured_is_on_the_page_with_its_extractor() -> None:
     words = " ".join("".join(read(report()).words).split())
-    for expected in ("0.812", "fake/who", "fake/clip", "fake/reader", "12.5 s", "Someone 2020", "It failed"):
+    expectations = (
+        "0.812",
+        "fake/who",
+        "fake/clip",
+        "fake/reader",
+        "12.5 s",
+        "15.5 s, 950 MiB",
+        "Someone 2020",
+        "It failed",
+    )
+    for expected in expectations:
         assert expected in words, expected  # 0.812: (0.75 + 0.875) / 2
 
 
-def test_error_bars_are_standard_errors_over_prompts() -> None:
+def test_worst_cases_are_shown_with_what_was_missed_and_nothing_in_them_is_executed() -> None:
+    one = report(text=f"{ATTACK} <me>")
+    cell = Cell(0, 0, torch.rand(3, 16, 16), {"identity": 0.25, "attributes": 0.0}, {"mouth": ATTACK})
+    first = replace(one.runs[0], cells=[*one.runs[0].cells, replace(cell, ask=1), cell])
+    reader = read(replace(one, runs=(first, *one.runs[1:])))
+    words = " ".join("".join(reader.words).split())
+    assert f"mouth: smile asked, {ATTACK} seen" in words
+    assert words.index("Worst cases") < words.index("lowest Identity") < words.index("lowest Attributes")
+    assert all(tag != "script" for tag, _ in reader.tags)
+
+
+def test_reference_pictures_come_first() -> None:
+    images = [attributes["alt"] for tag, attributes in read(report()).tags if tag == "img"]
+    assert images[:2] == ["reference picture 1", "reference picture 2"]
+
+
+def test_error_bars_are_bootstrap_intervals_over_prompts() -> None:
     run = report().runs[0]
-    # Two prompts that differ by d: deviation d / sqrt(2), over sqrt(2) prompts.
-    assert run.standard_error("identity") == pytest.approx(0.125 / 2)
-    assert report().runs[2].standard_error("identity") is None
+    # Two prompts: a resample holds the low one twice (1/4), both (1/2), or the high one twice (1/4).
+    interval = run.interval("identity")
+    assert interval is not None and (interval.low, interval.high) == (0.75, 0.875)
+    assert interval.mean == pytest.approx(0.8125) == run.value("identity")
+    assert report().runs[2].interval("identity") is None
+    cells = [Cell(0, 0, torch.rand(3, 8, 8), {"identity": float("nan")}), Cell(1, 0, None, error="no")]
+    broken = RunResult("x:y", "x", "x", cells=[*cells, Cell(2, 0, torch.rand(3, 8, 8), {"identity": 1.0})])
+    assert broken.interval("identity") is None
+
+
+def test_bars_may_be_longer_on_one_side() -> None:
+    svg = tradeoff([Point("p", 0.5, 0.5, (0.4, 0.9), None)], x_title="x", y_title="y", width=540)
+    (bar,) = re.findall(r'class="bar"[^>]* x1="([\d.]+)" x2="([\d.]+)"', svg)
+    (centre,) = re.findall(r'cx="([\d.]+)"', svg)
+    left, right = float(centre) - float(bar[0]), float(bar[1]) - float(centre)
+    assert right == pytest.approx(4 * left, rel=0.01)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.213, 0.287), (-3.0, 12.0), (1e-4, 2e-4)])
@@ -119,7 +159,8 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 def test_labels_do_not_overlap_and_stay_inside(width: int) -> None:
     names = ["projector", "pti", "textual-inversion", "dreambooth-lora", "category", "two-stage"]
     # All close to each other, two of them at the same place.
-    points = [Point(name, 0.3 + 0.004 * (i // 2), 0.6 + 0.01 * (i % 3), 0.01, 0.01) for i, name in enumerate(names)]
+    points = [Point(name, 0.3 + 0.004 * (i // 2), 0.6 + 0.01 * (i % 3)) for i, name in enumerate(names)]
+    points = [replace(p, x_bar=(p.x - 0.01, p.x + 0.01), y_bar=(p.y - 0.01, p.y + 0.01)) for p in points]
     points[1] = Point("pti", points[0].x, points[0].y)
     svg = tradeoff(points, x_title="x", y_title="y", width=width, height=340)
     boxes = []
@@ -134,6 +175,12 @@ def test_labels_do_not_overlap_and_stay_inside(width: int) -> None:
         for other in boxes[:i]:
             apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
             assert apart
+
+
+def test_a_label_that_cannot_fit_is_cut_and_whole_where_one_points() -> None:
+    svg = tradeoff([Point("long " * 40, 0.5, 0.5)], x_title="x", y_title="y", width=356)
+    (shown,) = re.findall(r'class="label"[^>]*>([^<]+)<', svg)
+    assert shown.endswith("…") and 6.7 * len(shown) < 356 and "<title>" + "long " * 40 in svg
 
 
 def test_a_single_point_has_a_chart() -> None:

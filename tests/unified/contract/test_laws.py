@@ -72,6 +72,8 @@ CASES = {
     "sd neti": ("stable-diffusion", stages(((NeuralMapper(frequencies=16, hidden=8),), quick()))),
     "sd stage-words": ("stable-diffusion", stages(((StageWords(stages=3),), quick()))),
     "sd word & rank-one": ("stable-diffusion", stages(((Word(), RankOne()), quick()))),
+    "xl word & lora": ("stable-diffusion-xl", stages(((Word(), LoRA(rank=2)), quick()))),
+    "sd3 word & lora": ("stable-diffusion-3", stages(((Word(), LoRA(rank=2)), quick()))),
     "flux word": ("flux", stages(((Word(),), quick()))),
     "flux lora": ("flux", stages(((LoRA(rank=2),), quick()))),
     "flux start-noise": ("flux", stages(((StartNoise(),), InvertSteps(steps=4)))),
@@ -87,7 +89,8 @@ CASES = {
 }
 EACH = pytest.mark.parametrize("case", CASES)
 FAMILY = pytest.mark.parametrize("family", ["stylegan", "stable-diffusion", "flux", "emu3"])
-SHORT = {"stylegan": {}, "stable-diffusion": {"steps": 3}, "flux": {"steps": 3}, "emu3": {}}
+DIFFUSION = ("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3")
+SHORT = {"stylegan": {}, "emu3": {}, **{family: {"steps": 3} for family in (*DIFFUSION, "flux")}}
 
 
 def weights_of(backbone: Backbone) -> dict[str, torch.Tensor]:

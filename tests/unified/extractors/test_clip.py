@@ -109,6 +109,20 @@ def test_gradient_reaches_the_picture_and_not_the_model(folder: Path) -> None:
     assert not any(p.requires_grad for p in scorer.model.parameters())
 
 
+def test_tokens_are_what_leaves_a_layer(folder: Path) -> None:
+    """The hidden states of the vision model, without the first token, and differentiable."""
+    scorer, images = load(folder), smooth(SIZE, SIZE)
+    pixels = scorer.preparation(images)
+    hidden = scorer.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert torch.equal(scorer.image_tokens(images), hidden[1][:, 1:])  # a quarter of two layers, at least one
+    assert torch.equal(scorer.image_tokens(images, layer=2), hidden[2][:, 1:])
+    images.requires_grad_()
+    assert bool(torch.autograd.grad(scorer.image_tokens(images).square().sum(), [images])[0].any())
+    for layer in (0, 3):
+        with pytest.raises(UserError, match="1 to 2"):
+            scorer.image_tokens(images, layer=layer)
+
+
 def test_weights_are_widened_and_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
