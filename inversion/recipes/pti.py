@@ -20,7 +20,7 @@ TUNING = Stage(
         lr=3e-4,
         objectives=(Error(), Perceptual()),
         evidence=Evidence.RENDER,
-        stop=Stop("perceptual", 0.01),
+        stop=Stop("perceptual", 0.002),
     ),
 )
 
