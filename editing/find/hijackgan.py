@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from editing.directions import Directions
 from editing.find.attribute_data import ProxySettings, attribute_data, train_proxy
 from editing.find.finder import Finder, register
 from editing.find.judging import Judge
 from editing.gradient_paths import KIND, GradientPaths
-from editing.latent.proxy import Proxy, step_direction
+from editing.latent.proxy import white_root
 from editing.paths import Path
 from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
@@ -29,12 +25,6 @@ class GradientSettings:
     proxy: ProxySettings = field(default_factory=ProxySettings)
 
 
-def path_length(proxy: Proxy, latents: Tensor, place: int) -> float:
-    """One standard deviation of the latents [N, width] along the mean direction of the path's first step."""
-    mean = functional.normalize(step_direction(proxy, latents, place).mean(0), dim=0)
-    return float((latents @ mean).std())
-
-
 def gradient_paths(
     backbone: Backbone,
     judged: Judge,
@@ -46,9 +36,7 @@ def gradient_paths(
     """A path for every value that the classifier knows and the samples vary in. Raises UserError if there is none."""
     data = attribute_data(backbone, judged, samples=settings.samples, least=settings.least, rng=rng, progress=progress)
     proxy, accuracies = train_proxy(data, settings.proxy, rng=rng.child("proxy"), progress=progress)
-    few = data.latents[:1000]
-    lengths = torch.tensor([path_length(proxy, few, place) for place in range(len(data.names))])
-    model = GradientPaths(proxy, data.names, lengths)
+    model = GradientPaths(proxy, data.names, white_root(data.latents))
     paths = {
         name: Path(name, model, accuracy=accuracies[place], share=data.shares[place])
         for place, name in enumerate(data.names)

@@ -110,7 +110,9 @@ def check_found(items: Mapping[str, object], backbone: Backbone, extractor: str)
 
 
 def _search(backbone: Backbone, judge: Judge, *, samples: int | None, rng: Random, progress: Progress) -> Directions:
-    settings = FindSettings() if samples is None else FindSettings(samples=samples)
+    # A soft boundary lies nearer to the difference of the means: at the same strength it moves more of the avatars
+    # to the value (sunglasses 77 % instead of 42 %, a big smile 69 % instead of 42 %).
+    settings = FindSettings(samples=samples or FindSettings.samples, softness=0.01)
     return find_directions(
         backbone, judge.classifier, extractor=judge.name, settings=settings, rng=rng, progress=progress
     )

@@ -40,6 +40,43 @@ class Proxy(nn.Module):
         return scores
 
 
+class Whitened(nn.Module):
+    """A network of w asked in coordinates u in which samples are white: w = mean + root u, root [width, k].
+
+    The paper walks in Z, where every direction is as likely as any other. W is not so: few directions hold its
+    samples, and a proxy's gradient points mostly out of them, where it was never asked.
+    """
+
+    mean: Tensor
+    root: Tensor
+    inverse: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, root: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("root", root)
+        self.register_buffer("inverse", torch.linalg.pinv(root.double()).to(root.dtype))
+
+    def forward(self, u: Tensor) -> Tensor:
+        scores: Tensor = self.network(self.mean + u @ self.root.T)
+        return scores
+
+    def coordinates(self, w: Tensor) -> Tensor:
+        """u [N, k] of w [N, width]; what lies outside of the samples' directions is left out."""
+        return (w - self.mean) @ self.inverse.T
+
+
+def white_root(latents: Tensor, *, least: float = 1e-3) -> Tensor:
+    """The root [width, k] of the covariance of latents [N, width].
+
+    least: of the largest variance; directions with a smaller one hold rounding rather than pictures.
+    """
+    values, vectors = torch.linalg.eigh(latents.double().T.cov())
+    kept = values > least * values[-1]
+    return (vectors[:, kept] * values[kept].sqrt()).to(latents.dtype)
+
+
 def step_direction(proxy: nn.Module, w: Tensor, target: int, keep: Sequence[int] = ()) -> Tensor:
     """The unit step [N, width] at w that raises one score the most and leaves others, to first order, as they are.
 

@@ -20,7 +20,7 @@ from editing.find.judging import Judge, judge, with_changes
 from editing.find.styleflow import FlowSettings, flow_paths, train_flow
 from editing.gradient_paths import GradientPaths
 from editing.latent.flow import ConditionalFlow, exact_trace, hutchinson
-from editing.latent.proxy import Proxy, raised, step_direction, walk
+from editing.latent.proxy import Proxy, Whitened, raised, step_direction, walk, white_root
 from editing.listing import AttributeDirections
 from editing.paths import Path, Shift
 from tests.editing.conftest import WIDTH, LinearClassifier, Telling, styled, units
@@ -127,6 +127,25 @@ def test_a_walk_follows_the_gradient() -> None:
     torch.testing.assert_close(none, torch.tensor([[2.0, 0.0]]))  # nothing is left to follow
 
 
+def test_steps_are_white_where_samples_are() -> None:
+    """Samples on a plane of W, one side ten times the other: steps stay on it, one deviation long."""
+    torch.manual_seed(0)
+    latents = torch.randn(4000, 2) @ torch.tensor([[10.0, 0.0, 0.0], [0.0, 1.0, 0.0]]) + 3.0
+    root = white_root(latents)
+    assert root.shape == (3, 2)
+    torch.testing.assert_close(root @ root.T, latents.T.cov(), rtol=1e-4, atol=1e-4)
+    reads = nn.Linear(3, 1)  # its gradient points out of the plane for the most part
+    with torch.no_grad():
+        reads.weight.copy_(torch.tensor([[0.1, 1.0, 50.0]]))
+    white = Whitened(reads, latents.mean(0), root)
+    start = white.coordinates(latents[:5])
+    step = (walk(white, start, 0, 1.0, longest=0.1) - start) @ root.T
+    wanted = latents.T.cov() @ reads.weight[0].detach()  # the covariance times the gradient
+    torch.testing.assert_close(
+        step, (wanted / (reads.weight[0] @ wanted).sqrt()).expand(5, 3).detach(), rtol=1e-3, atol=1e-3
+    )
+
+
 # --- edits ---
 
 
@@ -191,10 +210,10 @@ def test_paths_edit_concepts(telling, walking, space: str) -> None:
     for weight in (1.0, 0.5):
         edited = edit(telling, concept.scaled(weight), {"glow=on": 1.0}, directions=walking)
         assert edited.codes[0].space == space and edited.codes[1:] == concept.codes[1:]
-        length = float(walking.paths["glow=on"].model.lengths[1])
+        white = torch.linalg.pinv(walking.paths["glow=on"].model.root)
         moved = (edited.codes[0].tensors["w"] - before) * weight
-        mean = moved if space == "w" else moved.mean(1)
-        assert bool((mean.norm(dim=1) <= length * 1.001).all()) and bool((mean.norm(dim=1) > 0.9 * length).all())
+        length = ((moved if space == "w" else moved.mean(1)) @ white.T).norm(dim=1)
+        assert bool((length <= 1.001).all()) and bool((length > 0.9).all())
     same = edit(telling, concept, {"glow=on": 0.0}, directions=walking)
     assert torch.equal(same.codes[0].tensors["w"], before)
     part = edit(telling, concept, {"glow=on@2-3": 1.0}, directions=walking).codes[0].tensors["w"]
@@ -289,7 +308,7 @@ def test_damaged_paths_are_refused(walking, telling, tmp_path) -> None:
     model = walking.paths["glow=on"].model
     assert isinstance(model, GradientPaths)
     for broken, match in (
-        (replace(model, lengths=torch.tensor([math.nan])), "not finite"),
+        (replace(model, root=torch.full_like(model.root, math.nan)), "not finite"),
         (replace(model, proxy=Proxy(WIDTH + 1, 4, hidden=(32,))), "damaged"),
     ):
         settings = model.settings()
