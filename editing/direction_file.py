@@ -87,6 +87,13 @@ def describe(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def made_for(fingerprint: str, own: Path, name: str) -> Path | None:
+    """The file of a generator: the user's `own`, else an embedded one called `name`; None if there is neither."""
+    if own.exists():
+        return own
+    return next((p for p in sorted(WEIGHTS.glob(f"*/{name}")) if describe(p)["fingerprint"] == fingerprint), None)
+
+
 def check_fingerprint(path: Path, description: dict[str, Any], backbone: Backbone) -> None:
     """Raises UserError if the file was made for other weights."""
     if description["fingerprint"] != backbone.fingerprint:

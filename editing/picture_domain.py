@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -203,8 +204,9 @@ class _PictureScheme(EditScheme):
     reads: ClassVar[frozenset[str]] = frozenset({"pictures"})
     wants: ClassVar[frozenset[str]] = frozenset({"pictures"})
 
+    @abstractmethod
     def shifted(self, backbone: Backbone, picture: Tensor, *, rng: Random, progress: Progress) -> Concept:
-        raise NotImplementedError
+        """The domain of `picture` [1,3,H,W] in 0..1 as a concept."""
 
     def edited(
         self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress

@@ -8,6 +8,7 @@ which coarse, middle and fine layers decide what they do in a trained StyleGAN (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Descriptions:
     def entries(self, indices: Tensor) -> Tensor:
         """Descriptions [N,width] of some pictures: one-hot choices, then the numbers at unit deviation."""
         parts = [functional.one_hot(self.choices[indices, a], size) for a, size in enumerate(self.sizes)]
-        return torch.cat([*(part.float() for part in parts), (self.numbers[indices] - self._mean()) / self._scale()], 1)
+        return torch.cat([*(part.float() for part in parts), self._standard[indices]], 1)
 
     def mixed(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """Descriptions [N,3,width], one per level: true of the picture where the level decides, else of another."""
@@ -72,11 +73,10 @@ class Descriptions:
             told.append(torch.where(levels == level, own, self.entries(others)))
         return torch.stack(told, 1)
 
-    def _mean(self) -> Tensor:
-        return self.numbers.mean(0)
-
-    def _scale(self) -> Tensor:
-        return self.numbers.std(0).clamp_min(1e-6)
+    @cached_property
+    def _standard(self) -> Tensor:
+        """The numbers with mean 0 and deviation 1."""
+        return (self.numbers - self.numbers.mean(0)) / self.numbers.std(0).clamp_min(1e-6)
 
 
 class Describer(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from editing.affine import style_matrices
-from editing.direction_file import KEY, check_fingerprint, describe
+from editing.direction_file import KEY, check_fingerprint, describe, made_for
 from editing.find.attribute_data import fit, seeded
 from editing.find.channel_statistics import channels_from
 from editing.find.judging import layer_groups
@@ -28,7 +28,6 @@ from unified.contract.random import Random
 from unified.directions_hook import direction_finders
 from unified.errors import UserError
 from unified.files import cache_folder, write_file
-from unified.zoo.registry import WEIGHTS
 
 METHOD = "deltaedit"
 FILE = "delta-mapper.safetensors"
@@ -140,10 +139,7 @@ def user_file(fingerprint: str) -> Path:
 
 def delta_file(fingerprint: str) -> Path | None:
     """The mapper of a generator: the user's own, else an embedded one; None if there is neither."""
-    own = user_file(fingerprint)
-    if own.exists():
-        return own
-    return next((p for p in sorted(WEIGHTS.glob(f"*/{FILE}")) if describe(p)["fingerprint"] == fingerprint), None)
+    return made_for(fingerprint, user_file(fingerprint), FILE)
 
 
 def save_delta(delta: Delta, backbone: Backbone, path: Path) -> Path:

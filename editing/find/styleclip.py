@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from editing.direction_file import KEY, check_fingerprint, describe
+from editing.direction_file import KEY, check_fingerprint, describe, made_for
 from editing.find.channel_statistics import channel_statistics, channels_from
 from editing.latent.styleclip import channel_effects
 from editing.scorers import TextScorer
@@ -23,7 +23,6 @@ from unified.contract.random import Random
 from unified.directions_hook import direction_finders
 from unified.errors import UserError
 from unified.files import cache_folder, write_file
-from unified.zoo.registry import WEIGHTS
 from unified.zoo.training import BuildSettings
 
 METHOD = "styleclip"
@@ -106,10 +105,7 @@ def user_file(fingerprint: str) -> Path:
 
 def effects_file(fingerprint: str) -> Path | None:
     """The effects of a generator: the user's own, else embedded ones; None if there are neither."""
-    own = user_file(fingerprint)
-    if own.exists():
-        return own
-    return next((p for p in sorted(WEIGHTS.glob(f"*/{FILE}")) if describe(p)["fingerprint"] == fingerprint), None)
+    return made_for(fingerprint, user_file(fingerprint), FILE)
 
 
 def save_effects(effects: Effects, backbone: Backbone, path: Path) -> Path:
