@@ -1,8 +1,9 @@
 """Training of avatars/emu3: an `Emu3ForConditionalGeneration` on captions and visual tokens.
 
-Next-token cross-entropy on the visual tokens (and the ending) alone; the text is given, not learnt. Part of
-the sequences carry pictures of the same person in context. The image tokenizer is trained before
-(`tokenizer.py`) and frozen; the codes of the data are computed once and kept in the work folder.
+Next-token cross-entropy on the visual tokens (and the ending) alone, with more weight where the attributes of the
+avatars show (`unified.zoo.focus`); the text is given, not learnt. Part of the sequences carry pictures of the same
+person in context. The image tokenizer is trained before (`tokenizer.py`) and frozen; the codes of the data are
+computed once and kept in the work folder.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from backbones.autoregressive.train.sequences import (
     by_person,
     collate,
     draw_examples,
+    label_weights,
+    next_token_loss,
 )
 from unified.avatars import captions, dataset
 from unified.avatars.dataset import AvatarSet
 from unified.errors import UserError
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 TOKENIZER_FOLDERS = ("emu3-tokenizer", "tokenizer")
@@ -57,6 +61,7 @@ class Emu3Settings:
     warmup: int = 200
     weight_decay: float = 0.05
     half_life: float = 200.0
+    focus: float = 0.6  # share of the loss that goes to where the attributes show
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
 
 
@@ -73,7 +78,16 @@ def build(settings: BuildSettings) -> None:
             "build avatars/tokenizer there first"
         )
     vq = Emu3VQVAE.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
-    train_emu3(settings, Emu3Settings(), vq=vq, data=dataset.load("train"), held_out=dataset.load("validation"))
+    data, choice = dataset.load("train"), Emu3Settings()
+    side = (AVATARS_LAYOUT.height, AVATARS_LAYOUT.width)
+    train_emu3(
+        settings,
+        choice,
+        vq=vq,
+        data=data,
+        held_out=dataset.load("validation"),
+        focus=focus_map(data.images, data.attributes, side=side, share=choice.focus),
+    )
 
 
 def new_model(settings: Emu3Settings, vq: Emu3VQVAE, layout: PromptLayout) -> Emu3Parts:
@@ -153,8 +167,12 @@ def train_emu3(
     data: AvatarSet,
     held_out: AvatarSet,
     layout: PromptLayout = AVATARS_LAYOUT,
+    focus: Tensor | None = None,
 ) -> Emu3Parts:
-    """Train on `data`; returns the averaged model, which is also exported."""
+    """Train on `data`; returns the averaged model, which is also exported.
+
+    focus [h,w]: weight of the visual tokens of a picture, 1 if None.
+    """
     accelerator = Accelerator()
     steps = build_settings.pick_steps(settings.steps)
     batch = build_settings.pick_batch(settings.batch)
@@ -166,6 +184,7 @@ def train_emu3(
     with accelerator.main_process_first():
         codes = codes_of(parts.images, data.images, build_settings.work)
     people = by_person(numpy.asarray(data.person))
+    weights = torch.ones(layout.height, layout.width) if focus is None else focus
     text_model = model.model.text_model
     optimizer = torch.optim.AdamW(
         parameter_groups(text_model, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95)
@@ -189,7 +208,8 @@ def train_emu3(
             prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
         )
         device = accelerator.device
-        loss = wrapped(input_ids=ids.to(device), labels=labels.to(device), use_cache=False).loss
+        logits = wrapped(input_ids=ids.to(device), use_cache=False).logits
+        loss = next_token_loss(logits, labels.to(device), label_weights(labels, parts.vocabulary, weights).to(device))
         prepared.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(text_model.parameters(), 1.0)

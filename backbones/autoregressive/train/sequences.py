@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from backbones.autoregressive.layout import VisualVocabulary
 from backbones.autoregressive.prompt import PromptBuilder
 from unified.avatars.attributes import PERSON_ATTRIBUTES, VARYING_ATTRIBUTES
 from unified.avatars.captions import SUBJECT, caption
@@ -140,3 +142,19 @@ def collate(
         ids[row, :end] = torch.tensor(prompt + answer)
         labels[row, len(prompt) : end] = torch.tensor(answer)
     return ids, labels
+
+
+def label_weights(labels: Tensor, vocabulary: VisualVocabulary, focus: Tensor) -> Tensor:
+    """Weights [B,L] of labels [B,L]: `focus` [h,w] over the visual tokens of a picture, 1 for its other tokens."""
+    weights = (labels != IGNORED).to(focus)
+    weights[torch.isin(labels, vocabulary.ids.to(labels.device))] = focus.flatten().repeat(len(labels))
+    return weights
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the nats of the labels [B,L] under logits [B,L,V]; position i predicts label i + 1."""
+    nats = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    chosen = weights[:, 1:].flatten()
+    return (nats * chosen).sum() / chosen.sum()

@@ -19,6 +19,8 @@ from backbones.autoregressive.train.sequences import (
     changed_row,
     collate,
     draw_examples,
+    label_weights,
+    next_token_loss,
 )
 from tests.tiny.autoregressive import TINY_EMU3, TINY_LAYOUT, tiny_emu3, tiny_vq
 from unified.avatars.attributes import ATTRIBUTES
@@ -128,6 +130,31 @@ def test_only_the_target_is_learnt(data: AvatarSet) -> None:
     alone, _ = collate(examples[1:], codes.__getitem__, parts.prompts)
     together = parts.model(input_ids=ids).logits[1, : alone.shape[1]]
     assert torch.allclose(together, parts.model(input_ids=alone).logits[0], atol=1e-4)
+
+
+def test_weights_lie_on_the_tokens_of_their_place(data: AvatarSet) -> None:
+    parts = tiny_emu3()
+    codes = codes_of(parts.images, data.images, None)
+    ids, labels = collate([Example("a person", (0,), 1), Example("", (2,), 3)], codes.__getitem__, parts.prompts)
+    logits = parts.model(input_ids=ids).logits
+    even = torch.ones(codes.shape[1:])
+    plain = parts.model(input_ids=ids, labels=labels).loss
+    assert torch.allclose(next_token_loss(logits, labels, label_weights(labels, parts.vocabulary, even)), plain)
+    # All weight on one place, beside the tokens that are no picture: their nats, read off one by one.
+    focus = torch.zeros(codes.shape[1:])
+    focus[0, -1] = 2.0
+    nats = -logits.log_softmax(-1)
+    total, count = 0.0, 0.0
+    for row in range(2):
+        place = 0
+        for at in (labels[row] != IGNORED).nonzero()[:, 0].tolist():
+            visual = bool(torch.isin(labels[row, at], parts.vocabulary.ids))
+            weight = float(focus.flatten()[place]) if visual else 1.0
+            place += visual
+            total += weight * float(nats[row, at - 1, labels[row, at]])
+            count += weight
+    weighted = next_token_loss(logits, labels, label_weights(labels, parts.vocabulary, focus))
+    assert float(weighted) == pytest.approx(total / count, rel=1e-4)
 
 
 def test_codes_are_kept(tmp_path: Path, data: AvatarSet) -> None:
