@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from editing.scale_injection import ScaleInjection, apart
+from editing.injection import apart
+from editing.scale_injection import ScaleInjection
 from editing.token_replacement import holds_tokens
 from unified.contract.backbone import Backbone, Reads, Tokenises
 from unified.contract.concept import Concept
