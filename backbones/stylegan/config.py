@@ -13,6 +13,10 @@ from unified.errors import UserError
 
 Architecture = Literal["skip", "orig", "resnet"]
 
+# Far beyond any use, since a file may give these numbers.
+LARGEST = 2**16
+DEEPEST_MAPPING = 64
+
 
 def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512) -> tuple[int, ...]:
     """Feature channels at 4, 8, ..., resolution: min(base / size, maximum), as in the official networks."""
@@ -21,9 +25,20 @@ def channel_plan(resolution: int, *, base: int = 32768, maximum: int = 512) -> t
 
 def sizes(resolution: int) -> tuple[int, ...]:
     """(4, 8, ..., resolution). Raises UserError unless resolution is a power of two of at least 8."""
-    if resolution < 8 or resolution & (resolution - 1):
-        raise UserError(f"resolution {resolution}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024.")
+    if not 8 <= resolution <= LARGEST or resolution & (resolution - 1):
+        given = str(resolution)[:20]
+        raise UserError(f"resolution {given}: StyleGAN2 needs a power of two of at least 8, such as 64 or 1024.")
     return tuple(2**i for i in range(2, resolution.bit_length()))
+
+
+def check_settings(*, mapping_layers: object, learning_rate_multiplier: object, conv_clamp: object) -> None:
+    """Raises UserError for settings that no network has and no comparison of shapes would find."""
+    if type(mapping_layers) is not int or not 1 <= mapping_layers <= DEEPEST_MAPPING:
+        raise UserError(f"mapping_layers {str(mapping_layers)[:20]}: expected a number from 1 to {DEEPEST_MAPPING}.")
+    numbers = {"learning_rate_multiplier": learning_rate_multiplier, "conv_clamp": conv_clamp}
+    for name, value in numbers.items():
+        if type(value) not in (int, float) and not (name == "conv_clamp" and value is None):
+            raise UserError(f"{name} {str(value)[:20]!r}: expected a number.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,14 @@ class GeneratorConfig(_Config):
     conv_clamp: float | None = None
     use_noise: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(
+            mapping_layers=self.mapping_layers,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+            conv_clamp=self.conv_clamp,
+        )
+
     @property
     def num_ws(self) -> int:
         """Style inputs of the synthesis network: one per convolution, and the last RGB layer's."""
@@ -112,6 +135,14 @@ class DiscriminatorConfig(_Config):
     conv_clamp: float | None = None
     group_size: int | None = 4
     group_channels: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(
+            mapping_layers=self.mapping_layers,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+            conv_clamp=self.conv_clamp,
+        )
 
 
 def infer_generator(tensors: Mapping[str, Tensor], **known: Any) -> GeneratorConfig:

@@ -6,6 +6,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,7 @@ def _alias_free(synthesis: AliasFreeSynthesis, ws: Tensor) -> Tensor:
 
 def official(path: Path, generator: Generator, kind: str) -> tuple[nn.Module, Callable[[Tensor, Noise | None], Tensor]]:
     """The official synthesis network of the checkout at `path` with the weights of `generator`, and how it draws."""
-    _stand_in("distutils.util", strtobool=lambda text: int(text.lower() in ("y", "yes", "t", "true", "on", "1")))
-    _stand_in(
-        "pkg_resources", parse_version=lambda text: tuple(int(part) for part in text.split("+")[0].split(".")[:2])
-    )
-    sys.path.insert(0, str(path))
+    _importable(path)
     config = generator.config
     common: dict[str, Any] = {
         "z_dim": 512,
@@ -143,6 +140,40 @@ def official(path: Path, generator: Generator, kind: str) -> tuple[nn.Module, Ca
         return image
 
     return synthesis, draw
+
+
+@dataclass(frozen=True)
+class OfficialOps:
+    """The operations of the official repository, with its arguments."""
+
+    upfirdn2d: Callable[..., Tensor]
+    upsample2d: Callable[..., Tensor]
+    downsample2d: Callable[..., Tensor]
+    bias_act: Callable[..., Tensor]
+    filtered_lrelu: Callable[..., Tensor]
+
+
+def official_ops(path: Path) -> OfficialOps:
+    """Those of the StyleGAN3 checkout at `path`; on a GPU they compile its plugins at the first call."""
+    _importable(path)
+    from torch_utils.ops import bias_act, filtered_lrelu, upfirdn2d
+
+    return OfficialOps(
+        upfirdn2d.upfirdn2d,
+        upfirdn2d.upsample2d,
+        upfirdn2d.downsample2d,
+        bias_act.bias_act,
+        filtered_lrelu.filtered_lrelu,
+    )
+
+
+def _importable(path: Path) -> None:
+    """The checkout on the import path, and what it imports and current installations lack."""
+    _stand_in("distutils.util", strtobool=lambda text: int(text.lower() in ("y", "yes", "t", "true", "on", "1")))
+    _stand_in(
+        "pkg_resources", parse_version=lambda text: tuple(int(part) for part in text.split("+")[0].split(".")[:2])
+    )
+    sys.path.insert(0, str(path))
 
 
 def _stand_in(name: str, **members: Any) -> None:

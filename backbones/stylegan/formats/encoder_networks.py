@@ -18,6 +18,7 @@ from backbones.stylegan.encoders.stored import filled
 from backbones.stylegan.formats.encoder_options import average_in, whole
 from backbones.stylegan.formats.encoder_weights import weight_inverter_of
 from backbones.stylegan.formats.encoders import EncoderCheckpoint, load_encoder
+from backbones.stylegan.formats.errors import describing
 from unified.errors import UserError
 
 #: The class that the files name -> the encoder's name, and whether its styles are offsets from the first.
@@ -38,7 +39,9 @@ def load_inverter_file(path: str | Path) -> tuple[str, Inverter]:
 
     Raises UserError if it holds none that is known, UnsafeFileError if it is hostile or damaged.
     """
-    return inverter_of(load_encoder(path), str(path))
+    checkpoint = load_encoder(path)
+    with describing(path):
+        return inverter_of(checkpoint, str(path))
 
 
 def inverter_of(checkpoint: EncoderCheckpoint, where: str) -> tuple[str, Inverter]:

@@ -21,6 +21,7 @@ from backbones.stylegan.formats.recognition import Format, classify
 from backbones.stylegan.formats.restricted import Stub, container_of, read_content, tensors_of
 from backbones.stylegan.formats.scan import Scan, looks_like_pickle
 from backbones.stylegan.formats.source import Source
+from backbones.stylegan.formats.tensors import FORMAT
 from backbones.stylegan.formats.zip_files import Archive
 from backbones.stylegan.stylegan3.config import infer_alias_free
 from unified.errors import UserError
@@ -256,8 +257,9 @@ def _inspect_safetensors(path: Path, size: int) -> Inspection:
 
 
 def _kind(metadata: Mapping[str, str], prefix: str) -> str:
-    ours = metadata.get("format") == "unified-stylegan2" and prefix in ("generator", "discriminator")
-    return f"StyleGAN2 {prefix}" if ours else "tensors"
+    if metadata.get("format") != FORMAT or prefix not in ("generator", "discriminator"):
+        return "tensors"
+    return f"{'StyleGAN3' if 'radial_filters' in _json(metadata.get(prefix)) else 'StyleGAN2'} {prefix}"
 
 
 def _json(text: str | None) -> dict[str, Any]:

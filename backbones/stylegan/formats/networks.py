@@ -48,8 +48,8 @@ def _build(content: Any, path: str | Path) -> tuple[Generator, Discriminator | N
 
 
 _EXPECTED = (
-    "Expected a StyleGAN2: an official .pkl (torch or TensorFlow), or a .pt of PTI, rosinality, pSp, e4e, ReStyle, "
-    "HyperStyle or HFGI. `unified models inspect FILE` shows what is in it."
+    "Expected a StyleGAN2 or 3: an official .pkl (torch or TensorFlow), or a .pt of PTI, rosinality, pSp, e4e, "
+    "ReStyle, HyperStyle or HFGI. `unified models inspect FILE` shows what is in it."
 )
 
 
@@ -61,7 +61,7 @@ def _description(content: Any) -> str:
     if any(key.startswith(_STYLEGAN1) for key in keys + inner):
         return "a StyleGAN1, whose networks differ"
     if "synthesis.input.freqs" in keys + inner:
-        return "a StyleGAN3"
+        return "the tensors of a StyleGAN3 without its settings"
     if parts_of(tensors_of(content.get("state_dict"))):
         return "an encoder without a StyleGAN2 decoder"
     return f"a dict of {', '.join(repr(key[:40]) for key in keys[:5]) or 'nothing'}, no StyleGAN2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from pickletools import OpcodeInfo, opcodes
+from pickletools import OpcodeInfo, opcodes, uint1
 from typing import Any, BinaryIO
 
 from backbones.stylegan.formats.errors import damaged
@@ -86,33 +86,29 @@ class Source(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
         """`size` bytes, or what is left if that is less, or all that is left if it is -1."""
-        count = self.left if size is None or size < 0 else min(size, self.left)
-        if self.largest is not None and count > self.largest:
-            raise damaged("its directory is larger than any checkpoint's")
-        self.budget.spend(count // _CHUNK)
-        if self._memory is not None:
-            data = bytes(self._memory[self._position : self._position + count])
-        elif count < LARGE:
-            data = self._buffered(count)
+        position = self._position
+        count = self.size - position
+        if size is not None and 0 <= size < count:
+            count = size
+        if count < LARGE:  # most opcodes are one byte: they come from a block kept in memory
+            offset = position - self._block_start
+            if offset < 0 or offset + count > len(self._block):
+                self._block, self._block_start, offset = self._part(position, min(4 * LARGE, self.left)), position, 0
+            data = self._block[offset : offset + count]
         else:
-            assert self._file is not None
-            self._file.seek(self._start + self._position)
-            data = self._file.read(count)
-        self._position += len(data)
+            if self.largest is not None and count > self.largest:
+                raise damaged("its directory is larger than any checkpoint's")
+            self.budget.spend(count // _CHUNK)
+            data = self._part(position, count)
+        self._position = position + len(data)
         return data
 
-    def _buffered(self, count: int) -> bytes:
-        """Small reads come from a block kept in memory: most opcodes are one byte."""
-        offset = self._position - self._block_start
-        if not 0 <= offset <= len(self._block) - count:
-            assert self._file is not None
-            self._file.seek(self._start + self._position)
-            self._block, self._block_start, offset = (
-                self._file.read(min(4 * LARGE, self.left)),
-                self._position,
-                0,
-            )
-        return self._block[offset : offset + count]
+    def _part(self, position: int, count: int) -> bytes:
+        if self._memory is not None:
+            return bytes(self._memory[position : position + count])
+        assert self._file is not None
+        self._file.seek(self._start + position)
+        return self._file.read(count)
 
     def exactly(self, size: int) -> bytes:
         if size < 0 or size > self.left:
@@ -180,15 +176,22 @@ def operations(source: Source, *, skip: bool = False) -> Iterator[tuple[OpcodeIn
 
     skip: byte strings of LARGE and more are passed over and given as :class:`Gap`.
     """
+    budget = source.budget
     while True:
         position = source.tell()
-        source.budget.spend(1)
+        budget.operations -= 1
+        if budget.operations < 0:
+            budget.spend(1)
         code = source.read(1)
         opcode = _OPCODES.get(code)
         if opcode is None:
             raise damaged(f"byte {position} is no pickle opcode" if code else "it ends early")
         argument: Any = None
-        if opcode.name in _SIZES:
+        if opcode.arg is None:
+            pass
+        elif opcode.arg is uint1:  # of the memo: the most frequent by far
+            argument = source.exactly(1)[0]
+        elif opcode.name in _SIZES:
             size = int.from_bytes(source.exactly(_SIZES[opcode.name]), "little")
             if skip and size >= LARGE:
                 if size > source.left:
@@ -197,7 +200,7 @@ def operations(source: Source, *, skip: bool = False) -> Iterator[tuple[OpcodeIn
                 source.seek(size, os.SEEK_CUR)
             else:
                 argument = source.large(size)
-        elif opcode.arg is not None:
+        else:
             try:
                 argument = opcode.arg.reader(source)  # type: ignore[arg-type]
             except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from backbones.stylegan.config import StoredConfig
+from backbones.stylegan.config import LARGEST, StoredConfig, check_settings
 from unified.errors import UserError
 
 
@@ -54,9 +54,14 @@ class AliasFreeConfig(StoredConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
-        if not 16 <= self.resolution <= 2**16 or self.resolution & (self.resolution - 1):
+        check_settings(
+            mapping_layers=self.mapping_layers,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+            conv_clamp=self.conv_clamp,
+        )
+        if not 16 <= self.resolution <= LARGEST or self.resolution & (self.resolution - 1):
             raise UserError(
-                f"resolution {self.resolution}: StyleGAN3 needs a power of two of at least 16, such as 256."
+                f"resolution {str(self.resolution)[:20]}: StyleGAN3 needs a power of two of at least 16, such as 256."
             )
         if len(self.channels) <= self.critical_layers or min(self.channels) < 1:
             raise UserError(

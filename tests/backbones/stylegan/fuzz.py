@@ -1,4 +1,4 @@
-"""Damaged checkpoints in great number: `python tests/backbones/stylegan/fuzz.py --cases 100000 [--seed 0]`.
+"""Damaged checkpoints in great number: `python tests/backbones/stylegan/fuzz.py --cases 100000 [--seed 0] [--first 0]`.
 
 Each case takes a small file of one format and changes it: bytes overwritten, cut out, doubled, the end cut off,
 parts of two files joined. Every reader must give a network or raise UserError, within memory that
@@ -27,12 +27,32 @@ import torch
 from hypothesis import strategies as st
 
 from backbones.stylegan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from backbones.stylegan.formats import UnsafeFileError, inspect, load_file, save_rosinality
+from backbones.stylegan.formats import (
+    UnsafeFileError,
+    inspect,
+    load_file,
+    load_networks,
+    save_networks,
+    save_rosinality,
+)
+from backbones.stylegan.formats.recognition import format_of
 from backbones.stylegan.formats.rosinality import generator_to_rosinality
+from backbones.stylegan.loading import _is_ours
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from tests.backbones.stylegan import writers
 from unified.errors import UserError
 
-KINDS = ("official", "pti", "tensorflow", "rosinality", "training", "legacy", "encoder")
+KINDS = (
+    "official",
+    "stylegan3",
+    "pti",
+    "tensorflow",
+    "rosinality",
+    "training",
+    "legacy",
+    "encoder",
+    "safetensors",
+)
 Change = tuple[str, float, int, bytes]
 INTERESTING = (
     b"\x00",
@@ -73,6 +93,11 @@ def sample(kind: str) -> bytes:
         path = Path(folder) / "file"
         if kind == "official":
             writers.write_official(path, generator, discriminator, version="ada")
+        elif kind == "stylegan3":
+            alias_free = AliasFreeConfig(16, (2, 2, 2), w_dim=3, z_dim=3, mapping_layers=1)
+            writers.write_official(path, Generator(alias_free), version="stylegan3")
+        elif kind == "safetensors":
+            save_networks(path, generator, discriminator)
         elif kind == "pti":
             writers.write_pti(path, generator)
         elif kind == "tensorflow":
@@ -141,19 +166,23 @@ def changed_inside(data: bytes, changes: list[Change]) -> bytes:
 
 
 def check(data: bytes, *, look: bool = True) -> str:
-    """What came of the file: "loaded", "refused by name", "damaged" or "not a StyleGAN2"; anything else is raised."""
+    """What came of the file: "loaded", "refused by name", "damaged" or "not a StyleGAN"; anything else is raised.
+
+    look: also recognise and inspect it.
+    """
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
         path = Path(file.name)
         try:
-            load_file(path)
+            (load_networks if _is_ours(path) else load_file)(path)
             outcome = "loaded"
         except UnsafeFileError as error:
             outcome = "damaged" if error.global_name is None else "refused by name"
         except UserError:
-            outcome = "not a StyleGAN2"
+            outcome = "not a StyleGAN"
         if look:
+            format_of(path)
             with contextlib.suppress(UserError):
                 str(inspect(path))
         return outcome
@@ -162,9 +191,10 @@ def check(data: bytes, *, look: bool = True) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--cases", type=int, default=100_000)
+    options.add_argument("--first", type=int, default=0, help="number of the first case, to run one again or in parts")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--memory", type=int, default=1024, help="MiB that may be used beyond the start")
-    options.add_argument("--inspect-every", type=int, default=1, help="also inspect each n-th case")
+    options.add_argument("--inspect-every", type=int, default=1, help="also recognise and inspect each n-th case")
     given = options.parse_args()
     torch.set_num_threads(1)
     samples = {kind: sample(kind) for kind in KINDS}
@@ -176,7 +206,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes: Counter[str] = Counter()
     slowest, failures, start = 0.0, 0, time.perf_counter()
-    for case in range(given.cases):
+    for case in range(given.first, given.first + given.cases):
         chance = random.Random(f"{given.seed}/{case}")
         kind = chance.choice(KINDS)
         change = changed_inside if chance.random() < 0.8 else changed
@@ -193,8 +223,8 @@ def main() -> None:
             if isinstance(error, KeyboardInterrupt):
                 break
         slowest = max(slowest, time.process_time() - began)
-        if (case + 1) % 5000 == 0:
-            print(f"{case + 1} cases, {time.perf_counter() - start:.0f} s, {dict(outcomes)}", flush=True)
+        if (case + 1) % 2000 == 0:
+            print(f"to case {case + 1}, {time.perf_counter() - start:.0f} s, {dict(outcomes)}", flush=True)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(
         f"{sum(outcomes.values())} cases: {dict(outcomes)}; {failures} failures; slowest {slowest:.2f} s of CPU time; "

@@ -121,6 +121,29 @@ def test_plain_formula_and_its_gradients(make, trained, kernels):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7 * max(1.0, float(theirs.abs().max())))
 
 
+@pytest.mark.parametrize("make", [small, small3], ids=["stylegan2", "stylegan3"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_pictures(make, trained, kernels):
+    synthesis = make().synthesis.requires_grad_(trained)
+    ws = torch.zeros(0, synthesis.num_ws, 8, requires_grad=True)
+    image = synthesis(ws)
+    assert image.shape == (0, 3, synthesis.config.resolution, synthesis.config.resolution)
+    (gradient,) = torch.autograd.grad(image.sum(), ws)
+    assert gradient.shape == ws.shape
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_trained_weight_is_convolved_in_the_order_its_gradient_is_fast_in(up, trained, kernels):
+    x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    weight = torch.nn.Parameter(torch.randn(8, 8, 3, 3), requires_grad=trained)
+    y = styled_conv2d(x, weight, torch.rand(2, 8), up=up, resample_filter=make_filter())
+    assert y.is_contiguous(memory_format=torch.contiguous_format if trained else torch.channels_last)
+    with torch.no_grad():
+        again = styled_conv2d(x, weight, torch.rand(2, 8), up=up, resample_filter=make_filter())
+    assert again.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("up", [1, 2])
 @pytest.mark.parametrize("last", [False, True])
 def test_one_picture_modulates_its_weights(up, last, kernels):
@@ -299,6 +322,45 @@ def test_recomputed_activations(make, trained, kernels):
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.detach().abs().max()) if a is not None else 0)
     assert kept[1] < 0.6 * kept[0]
+
+
+def test_tuning_through_a_view_with_recomputed_activations(kernels):
+    """Steps of the weights behind a view are the same, whether activations are kept or computed again."""
+    plain_one = stylegan("tiny", small())
+    if not kernels:
+        native.unload("cpu")
+    target = torch.rand(1, 3, 32, 32)
+    ends = []
+    for backbone in (plain_one, plain_one.with_runtime(Runtime(checkpoint_from=8))):
+        with backbone.bound() as view:
+            code = Weights().initial(view, Reference(target), rng=Random(0))
+        leaves = {key: value.clone().requires_grad_() for key, value in code.tensors.items()}
+        code.tensors.update(leaves)
+        concept = Concept([code], name="<me>", carrier="", category="", backbone=backbone.id, fingerprint="", meta={})
+        optimiser = torch.optim.SGD(leaves.values(), lr=1e-2)
+        with backbone.bound(concept) as view:
+            ws = torch.randn(1, backbone.config.num_ws, 8, generator=torch.Generator().manual_seed(0))
+            for _ in range(3):
+                optimiser.zero_grad()
+                (backbone.render(view, ws) - target).square().mean().backward()
+                optimiser.step()
+        ends.append({key: value.detach() for key, value in leaves.items()})
+    moved = max(float((ends[0][key] - value).abs().max()) for key, value in plain_one.generator.state_dict().items()
+                if key in ends[0])  # fmt: skip
+    assert moved > 1e-4
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_whole_network_goes_through_torch_compile(kernels):
+    generator = small(conv_clamp=256.0)
+    ws = torch.randn(2, generator.config.num_ws, 8, requires_grad=True)
+    compiled = torch.compile(generator.synthesis, fullgraph=True, backend="aot_eager")
+    results = [
+        (image := draw(ws), *torch.autograd.grad(image.square().sum(), ws)) for draw in (generator.synthesis, compiled)
+    ]
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max()))
 
 
 def test_sizes_of_low_precision():

@@ -15,6 +15,7 @@ import torch
 from backbones.stylegan import Generator, GeneratorConfig
 from backbones.stylegan.formats import inspect, load_file, load_official, save_networks, save_rosinality
 from backbones.stylegan.formats.source import LARGE, Gap, Source, operations
+from backbones.stylegan.stylegan3.config import AliasFreeConfig
 from tests.backbones.stylegan.hostile import Calls, nested, program, stack_name, text
 from unified.errors import UserError
 
@@ -102,6 +103,10 @@ def test_safetensors_and_other_files(tmp_path):
     found = inspect(tmp_path / "a.safetensors")
     assert found.networks[0].parameters == sum(v.numel() for v in generator.state_dict().values())
     assert found.networks[0].configuration["resolution"] == 16
+    assert found.networks[0].kind == "StyleGAN2 generator"
+    alias_free = Generator(AliasFreeConfig(16, (2, 2, 2), w_dim=4, z_dim=4))
+    save_networks(tmp_path / "b.safetensors", alias_free)
+    assert inspect(tmp_path / "b.safetensors").networks[0].kind == "StyleGAN3 generator"
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(UserError, match="neither a pickle"):
         inspect(tmp_path / "a.png")

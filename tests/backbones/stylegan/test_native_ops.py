@@ -346,6 +346,21 @@ def test_failed_compilation_leaves_nothing_behind(monkeypatch, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache" / "kernels").iterdir()] == [".lock"]
 
 
+def test_what_a_killed_build_left_is_cleared_away(monkeypatch, tmp_path):
+    sources = tmp_path / "csrc" / "cpu"
+    sources.mkdir(parents=True)
+    (sources / "small.cpp").write_text("int unified_small() { return 1; }")
+    monkeypatch.setattr(build, "SOURCES", sources.parent)
+    monkeypatch.setenv("UNIFIED_CACHE", str(tmp_path / "cache"))
+    left = build.cache_folder() / f"building-cpu-{build.plan('cpu').key}-killed"
+    other = build.cache_folder() / "building-cuda-0123-running"
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+        (folder / "small.o").write_text("half of it")
+    assert build.build("cpu", jobs=1).is_file()
+    assert other.exists() and not left.exists()
+
+
 def test_lock_goes_with_its_process(monkeypatch, tmp_path):
     """A process that dies while it builds does not keep others from building."""
     lock = tmp_path / "some.lock"

@@ -97,7 +97,10 @@ def build(target: Target, *, jobs: int | None = None) -> Path:
     made.library.parent.mkdir(parents=True, exist_ok=True)
     with _locked(made.library.with_suffix(".lock")):
         if not made.library.exists():
-            with tempfile.TemporaryDirectory(prefix="building-", dir=made.library.parent) as folder:
+            prefix = f"building-{target}-{made.key}-"
+            for left in made.library.parent.glob(f"{prefix}*"):  # by a process that was killed: the lock is ours now
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=made.library.parent) as folder:
                 _compile(made, Path(folder), ninja, jobs or os.cpu_count() or 1)
     return made.library
 
