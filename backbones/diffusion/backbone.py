@@ -62,6 +62,11 @@ class DiffusionBackbone(Backbone):
     @abstractmethod
     def split(self, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]: ...
 
+    @property
+    @abstractmethod
+    def size_step(self) -> int:
+        """What the sides of its pictures must be multiples of, in pixels."""
+
     # --- Backbone -----------------------------------------------------------------------------------------
 
     @property

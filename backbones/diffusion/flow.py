@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from backbones.diffusion.autoencoder import check_size, decoded, encoded
 from backbones.diffusion.backbone import DiffusionBackbone
 from unified.contract.backbone import Level
 from unified.contract.view import View
@@ -39,13 +40,12 @@ class FlowDiffusion(DiffusionBackbone):
         return (sigma * self.time_scale).float(), 1 - sigma, sigma
 
     def encode(self, view: View, images: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        latents: Tensor = vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
+        check_size(images, self.size_step)
+        latents = encoded(view.component("vae"), images.to(self.dtype) * 2 - 1)
         return (latents - self.shift) * self.scaling
 
     def decode(self, view: View, latents: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        images: Tensor = vae.decode(latents / self.scaling + self.shift, return_dict=False)[0]
+        images = decoded(view.component("vae"), latents / self.scaling + self.shift)
         return images / 2 + 0.5
 
     def target(self, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:

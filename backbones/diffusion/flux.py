@@ -15,10 +15,12 @@ from backbones.diffusion.backbone import Condition
 from backbones.diffusion.clip_texts import clip_component
 from backbones.diffusion.flow import FlowDiffusion
 from backbones.diffusion.prompts import padded_ids
+from backbones.diffusion.schedules import check_flow_schedule
 from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
 from unified.contract.attention import Place
 from unified.contract.backbone import Level, TextComponent, backbones
 from unified.contract.view import View
+from unified.denoising.sampling import DenoisingSampling
 
 
 class Flux(FlowDiffusion):
@@ -37,14 +39,24 @@ class Flux(FlowDiffusion):
             pipeline.vae,
         )
         self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
+        check_flow_schedule(id, pipeline.scheduler)
         self.scheduler = pipeline.scheduler
         self.text_length = min(int(pipeline.tokenizer_2.model_max_length), 512)
-        self.latent_size = int(pipeline.default_sample_size) * 1
+        # The pipeline's own size is a constant of its class; a smaller model says so in its autoencoder's settings.
+        self.latent_size = min(
+            int(pipeline.default_sample_size), int(pipeline.vae.config.sample_size) // self.vae_scale
+        )
         self._resolution = self.latent_size * self.vae_scale
+        if pipeline.transformer.config.guidance_embeds:  # guided already: once more would be twice
+            self.sampling = DenoisingSampling(guidance=1.0)
 
     @property
     def resolution(self) -> int:
         return self._resolution
+
+    @property
+    def size_step(self) -> int:
+        return 2 * self.vae_scale
 
     def tunable(self) -> tuple[str, Sequence[str]]:
         return "transformer", weights(self.components["transformer"])

@@ -10,6 +10,8 @@ from typing import Any
 
 from backbones.diffusion.backbone import DiffusionBackbone
 from backbones.diffusion.flux import Flux
+from backbones.diffusion.hub import INDEX, UNUSED, wanted
+from backbones.diffusion.settings import PipelineSettings, offload, place, unquantised
 from backbones.diffusion.stable_diffusion import StableDiffusion
 from backbones.diffusion.stable_diffusion_3 import StableDiffusion3
 from backbones.diffusion.stable_diffusion_xl import StableDiffusionXL
@@ -17,7 +19,7 @@ from unified.contract.backbone import Backbone
 from unified.errors import UserError
 from unified.loading import Loader, held, loaders
 
-INDEX = "model_index.json"
+PLAIN = PipelineSettings()
 # Which of our backbones takes which diffusers pipeline.
 PIPELINES: Mapping[str, type[DiffusionBackbone]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -40,10 +42,11 @@ _SINGLE_FILES = {
 _MARKS = ("model.diffusion_model.", "double_blocks.0.", "joint_blocks.0.")
 
 
-def _class_name(path: Path) -> str:
+def _index(path: Path) -> dict[str, Any]:
     try:
-        return str(json.loads((path / INDEX).read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError) as error:
+        found: dict[str, Any] = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        return found | {"_class_name": str(found["_class_name"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / INDEX} is not the index of a diffusers pipeline ({error}).") from error
 
 
@@ -53,17 +56,33 @@ def _supported(name: str, id: str) -> type[DiffusionBackbone]:
     return PIPELINES[name]
 
 
-def load_folder(path: Path, id: str) -> Backbone:
-    """A pipeline folder as diffusers writes it, read in float32 from safetensors only."""
+def load_folder(path: Path, id: str, settings: PipelineSettings = PLAIN) -> Backbone:
+    """A pipeline folder as diffusers writes it, from safetensors only; parts that are not used are left out."""
     import diffusers
-    import torch
 
-    name = _class_name(path)
+    index = _index(path)
+    name = index["_class_name"]
     cls = _supported(name, id)
-    pipeline = getattr(diffusers, name).from_pretrained(
-        path, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
-    )
-    return cls(id, pipeline)
+    unused: dict[str, Any] = {part: None for part in UNUSED if part in index}
+    if "safety_checker" in unused:
+        unused["requires_safety_checker"] = False
+    load = getattr(diffusers, name).from_pretrained
+    arguments = {"local_files_only": True, "use_safetensors": True} | unused | settings.arguments()
+    if settings.quantization is None:
+        return _over(cls, id, load(path, **arguments), settings)
+    try:
+        pipeline = load(path, **arguments)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise unquantised(id, settings, error) from error
+    return _over(cls, id, pipeline, settings)
+
+
+def _over(cls: type[DiffusionBackbone], id: str, pipeline: Any, settings: PipelineSettings) -> Backbone:
+    backbone = cls(id, pipeline)
+    place(id, backbone.components)
+    if settings.offload:
+        offload(backbone, settings.offload)
+    return backbone
 
 
 def adopt(pipeline: object) -> Backbone | None:
@@ -77,7 +96,8 @@ def adopt(pipeline: object) -> Backbone | None:
     if not isinstance(pipeline, DiffusionPipeline):
         return None
     name = type(pipeline).__name__
-    return _supported(name, name)(str(pipeline.config.get("_name_or_path") or name), pipeline)
+    id = str(pipeline.config.get("_name_or_path") or name)
+    return _over(_supported(name, name), id, pipeline, PLAIN)
 
 
 def _names(path: Path) -> dict[str, Any]:
@@ -96,27 +116,28 @@ def recognises_file(path: Path) -> bool:
     return path.is_file() and path.suffix == ".safetensors" and any(n.startswith(_MARKS) for n in _names(path))
 
 
-def load_file(path: Path, id: str) -> Backbone:
-    """A whole checkpoint in one file, read in float32.
+def load_file(path: Path, id: str, settings: PipelineSettings = PLAIN) -> Backbone:
+    """A whole checkpoint in one file.
 
     Its settings and tokenizers come from a folder of the same name beside it (model.safetensors, model/) that
     diffusers' index lies in, else from the model hub (of the model that its tensors are those of).
     """
     import diffusers
-    import torch
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
+    if settings.quantization is not None:
+        raise UserError(f"{path} is one file, whose weights are not quantised on loading: load a pipeline's folder.")
     beside = path.with_suffix("")
-    settings: dict[str, Any] = {}
+    arguments = settings.arguments()
     if (beside / INDEX).is_file():
-        name = _class_name(beside)
-        settings = {"config": str(beside), "local_files_only": True}
+        name = _index(beside)["_class_name"]
+        arguments |= {"config": str(beside), "local_files_only": True}
     else:
         sort = infer_diffusers_model_type(_names(path))
         name = _SINGLE_FILES.get(sort, f"checkpoint of the kind {sort!r}")
     cls = _supported(name, id)
     try:
-        pipeline = getattr(diffusers, name).from_single_file(str(path), torch_dtype=torch.float32, **settings)
+        pipeline = getattr(diffusers, name).from_single_file(str(path), **arguments)
     except Exception as error:
         # What is missing (tokenizers, a text encoder, the network) shows in errors of many kinds.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -124,7 +145,7 @@ def load_file(path: Path, id: str) -> Backbone:
             f"{path} could not be loaded as a {name} ({reason}). Put the pipeline's folder, without weights, beside it:"
             f" {beside / INDEX} and so on; or load the whole pipeline from a folder."
         ) from error
-    return cls(id, pipeline)
+    return _over(cls, id, pipeline, settings)
 
 
 loaders.register(
@@ -133,8 +154,12 @@ loaders.register(
         "diffusers folder",
         lambda path: path.is_dir() and (path / INDEX).is_file(),
         load_folder,
-        hub=("*.json", "*.txt", "*.safetensors", "*.model"),
+        wanted=wanted,
+        settings=PipelineSettings,
     ),
 )
-loaders.register("diffusion checkpoint", Loader("diffusion checkpoint", recognises_file, load_file))
+loaders.register(
+    "diffusion checkpoint",
+    Loader("diffusion checkpoint", recognises_file, load_file, settings=PipelineSettings),
+)
 held.register("diffusers pipeline", adopt)

@@ -24,6 +24,18 @@ register_model(
 )
 register_model(
     ZooModel(
+        name="avatars/flux",
+        summary="FluxPipeline, 64x64: the same autoencoder, a rectified flow, T5 and CLIP text encoders",
+        folder="flux",
+        backbone="flux",
+        load="backbones.diffusion.loading:load_folder",
+        build="backbones.diffusion.train.flux:build",
+        needs=("avatars/clip", "avatars/autoencoder"),
+        category="person",
+    )
+)
+register_model(
+    ZooModel(
         name="avatars/clip",
         summary="CLIPModel trained contrastively on pictures and captions: CLIP-I, CLIP-T, text-driven edits",
         folder="clip",
@@ -33,7 +45,7 @@ register_model(
 register_model(
     ZooModel(
         name="avatars/autoencoder",
-        summary="AutoencoderKL f4 (4x16x16), a part of avatars/stable-diffusion",
+        summary="AutoencoderKL f4 (4x16x16), a part of avatars/stable-diffusion and avatars/flux",
         folder="autoencoder",
         build="backbones.diffusion.train.autoencoder:build",
     )

@@ -17,6 +17,7 @@ from backbones.diffusion.clip_texts import clip_component, penultimate
 from backbones.diffusion.flow import FlowDiffusion
 from backbones.diffusion.joint_attention import JointProcessor, joint_places
 from backbones.diffusion.prompts import padded_ids
+from backbones.diffusion.schedules import check_flow_schedule
 from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
 from unified.contract.attention import Place
 from unified.contract.backbone import Level, TextComponent, backbones
@@ -48,6 +49,7 @@ class StableDiffusion3(FlowDiffusion):
             training_shift=float(pipeline.scheduler.config.get("shift", 1.0)),
         )
         self.tokenizers = {name: getattr(pipeline, name.replace("text_encoder", "tokenizer")) for name in encoders}
+        check_flow_schedule(id, pipeline.scheduler)
         self.scheduler = pipeline.scheduler
         longest = getattr(pipeline.tokenizer_3, "model_max_length", 256) if _T5 in encoders else 256
         self.t5_length = min(int(longest), 256)
@@ -56,6 +58,10 @@ class StableDiffusion3(FlowDiffusion):
     @property
     def resolution(self) -> int:
         return self.latent_shape()[-1] * self.vae_scale
+
+    @property
+    def size_step(self) -> int:
+        return self.patch * self.vae_scale
 
     def tunable(self) -> tuple[str, Sequence[str]]:
         return "transformer", weights(self.components["transformer"])

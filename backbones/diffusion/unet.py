@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from backbones.diffusion.adapters import attention_matrices, weights
 from backbones.diffusion.attention import UNetProcessor, install, unet_places
+from backbones.diffusion.autoencoder import check_size, decoded, encoded
 from backbones.diffusion.backbone import Condition, DiffusionBackbone
 from backbones.diffusion.prompts import padded_ids
+from backbones.diffusion.schedules import check_noise_schedule
 from backbones.diffusion.texts import lines, pending, pending_ids, places_of, prompt_ids
 from unified.contract.attention import Place
 from unified.contract.backbone import Level, TextComponent
@@ -28,6 +30,7 @@ class UNetDiffusion(DiffusionBackbone):
 
     def __init__(self, id: str, pipeline: Any, text_encoders: Mapping[str, nn.Module]) -> None:
         super().__init__(id, {"unet": pipeline.unet, **text_encoders, "vae": pipeline.vae})
+        check_noise_schedule(id, pipeline.scheduler)
         scheduler = pipeline.scheduler.config
         self.prediction: str = scheduler.get("prediction_type", "")
         if self.prediction not in ("epsilon", "v_prediction"):
@@ -66,6 +69,10 @@ class UNetDiffusion(DiffusionBackbone):
 
     def adaptable(self) -> tuple[str, Sequence[str]]:
         return "unet", attention_matrices(self.components["unet"])
+
+    @property
+    def size_step(self) -> int:
+        return self.vae_scale
 
     # --- Attends, ReadsByLayer, Speaks --------------------------------------------------------------------
 
@@ -124,13 +131,12 @@ class UNetDiffusion(DiffusionBackbone):
         return (int(unet.config.in_channels), size, size)
 
     def encode(self, view: View, images: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        latents: Tensor = vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
+        check_size(images, self.size_step)
+        latents = encoded(view.component("vae"), images.to(self.dtype) * 2 - 1)
         return latents * self.scaling
 
     def decode(self, view: View, latents: Tensor) -> Tensor:
-        vae: Any = view.component("vae")
-        images: Tensor = vae.decode(latents / self.scaling, return_dict=False)[0]
+        images = decoded(view.component("vae"), latents / self.scaling)
         return images / 2 + 0.5
 
     def condition(self, view: View, prompts: Sequence[str]) -> Condition:

@@ -1,9 +1,10 @@
 """A textual-inversion step, a LoRA step and an inversion, beside the same as in diffusers' example scripts.
 
-`python tests/perf/diffusion.py`. Both have the weights of avatars/stable-diffusion (or of --model, a pipeline's
-folder), the same pictures and batch, and take turns in one run. Printed are medians, ratios, and the peak of memory
-above what was in use before. Times are per step for the trainings, and of all steps for the inversion (ours then
-also samples the picture back and measures how far it is: not counted, as the script does not).
+`python tests/perf/diffusion.py`. Both have the weights of avatars/stable-diffusion (or of --model: a pipeline's
+folder, or sd15-quarter for random weights at the proportions of Stable Diffusion 1.5), the same pictures and batch,
+and take turns in one run. Printed are medians, ratios, and the peak of memory above what was in use before. Times are
+per step for the trainings, and of all steps for the inversion (ours then also samples the picture back and measures
+how far it is: not counted, as the script does not).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import gc
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ import torch
 
 import unified
 from tests.perf import diffusion_scripts as scripts
+from tests.perf.diffusion_models import QUARTER, save_quarter
 from unified.contract.backbone import Backbone
 from unified.contract.reference import Reference
 from unified.inversion import InvertSettings, invert, recipe_for
@@ -99,8 +102,8 @@ def with_peak(run: Callable[[], list[float]]) -> tuple[list[float], float]:
     return found, memory.peak_mebibytes - before
 
 
-def measure(model: str, task: str, *, batch: int, steps: int, repeats: int) -> None:
-    """Print one row: both ways in turn, `repeats` times after a round to warm up."""
+def measure(model: str, task: str, *, batch: int, steps: int, repeats: int, pictures: Path) -> None:
+    """Print one row: both ways in turn, `repeats` times after a round to warm up. pictures: an empty folder."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar
 
@@ -116,7 +119,7 @@ def measure(model: str, task: str, *, batch: int, steps: int, repeats: int) -> N
         "textual inversion step": scripts.textual_inversion,
         "LoRA step": scripts.lora,
     }
-    pipelines = {task: made[task](pipeline, images) if task in made else pipeline}
+    pipelines = {task: made[task](pipeline, scripts.PictureFiles(images, pictures)) if task in made else pipeline}
     ways: dict[str, Callable[[], list[float]]] = {
         "ours": lambda: ours(backbone, reference, task, steps),
         "script": lambda: theirs(pipelines, reference, task, steps),
@@ -148,11 +151,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     kind = "processor" if arguments.threads == 1 else "wall"
-    print(f"{arguments.model}, {arguments.threads} threads, {kind} time in seconds, memory in MiB above the weights")
-    print(f"{'':24} {'batch':>5} {'ours':>10} {'script':>10} {'ratio':>10} {'ours MiB':>10} {'script MiB':>10}")
-    for task in arguments.tasks:
-        for batch in arguments.batches:
-            measure(arguments.model, task, batch=batch, steps=arguments.steps, repeats=arguments.repeats)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = str(save_quarter(folder / QUARTER)) if arguments.model == QUARTER else arguments.model
+        print(
+            f"{arguments.model}, {arguments.threads} threads, {kind} time in seconds, memory in MiB above the weights"
+        )
+        print(f"{'':24} {'batch':>5} {'ours':>10} {'script':>10} {'ratio':>10} {'ours MiB':>10} {'script MiB':>10}")
+        for task in arguments.tasks:
+            for batch in arguments.batches:
+                with tempfile.TemporaryDirectory() as pictures:
+                    measure(
+                        model,
+                        task,
+                        batch=batch,
+                        steps=arguments.steps,
+                        repeats=arguments.repeats,
+                        pictures=Path(pictures),
+                    )
 
 
 if __name__ == "__main__":

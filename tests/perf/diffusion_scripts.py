@@ -1,26 +1,55 @@
 """Training and inversion as diffusers' example scripts arrange them, written from the published formulas.
 
-What is particular to that arrangement: pictures go through the autoencoder and texts through the text encoder at
-every step; textual inversion lets the optimiser have the whole table of words and puts the others back; the
-network's own modules are trained in training mode, LoRA as peft's layers in the network.
+What is particular to that arrangement: at every step pictures are read from their files, resized and perhaps flipped,
+and go through the autoencoder, and texts go through the tokenizer and the text encoder; textual inversion lets the
+optimiser have the whole table of words and puts the others back; the network's own modules are trained in training
+mode, LoRA as peft's layers in the network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDPMScheduler
 from peft import LoraConfig
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 
-def _loss(pipeline: Any, schedule: DDPMScheduler, images: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+class PictureFiles:
+    """The scripts' data set: files, read anew at each step."""
+
+    def __init__(self, images: Tensor, folder: Path) -> None:
+        """images [N,3,H,W] in 0..1; `folder` receives them as PNG."""
+        self.side = images.shape[-1]
+        self.paths = [folder / f"{number}.png" for number in range(len(images))]
+        for path, image in zip(self.paths, images, strict=True):
+            levels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(levels).save(path)
+
+    def read(self, generator: torch.Generator) -> Tensor:
+        """Pixels [N,3,H,W] in -1..1, each flipped with probability 1/2."""
+        rows = []
+        for path in self.paths:
+            image = Image.open(path).convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
+            if float(torch.rand((), generator=generator)) < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            rows.append(torch.from_numpy((np.array(image) / 127.5 - 1.0).astype(np.float32)).permute(2, 0, 1))
+        return torch.stack(rows).contiguous()
+
+
+def _loss(
+    pipeline: Any, schedule: DDPMScheduler, files: PictureFiles, text: Tensor, generator: torch.Generator
+) -> Tensor:
     """|eps - eps_theta(x_t, t, text)|^2 on freshly encoded pictures."""
     with torch.no_grad():
-        latents = pipeline.vae.encode(images * 2 - 1).latent_dist.sample() * pipeline.vae.config.scaling_factor
+        pixels = files.read(generator)
+        latents = pipeline.vae.encode(pixels).latent_dist.sample() * pipeline.vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=generator)
     time = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),), generator=generator)
     noisy = schedule.add_noise(latents, noise, time)
@@ -38,7 +67,7 @@ def _ids(pipeline: Any, prompts: Sequence[str]) -> Tensor:
     return found
 
 
-def textual_inversion(pipeline: Any, images: Tensor, *, lr: float = 5e-3) -> Iterator[Callable[[], float]]:
+def textual_inversion(pipeline: Any, files: PictureFiles, *, lr: float = 5e-3) -> Iterator[Callable[[], float]]:
     """Steps of textual inversion: AdamW on the table of words, whose other rows are put back after each step."""
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     tokenizer.add_tokens("<me>")
@@ -54,8 +83,8 @@ def textual_inversion(pipeline: Any, images: Tensor, *, lr: float = 5e-3) -> Ite
     encoder.train()
 
     def step() -> float:
-        text = encoder(_ids(pipeline, ["a portrait of <me>"] * len(images)))[0]
-        loss = _loss(pipeline, schedule, images, text, generator)
+        text = encoder(_ids(pipeline, ["a portrait of <me>"] * len(files.paths)))[0]
+        loss = _loss(pipeline, schedule, files, text, generator)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -67,7 +96,7 @@ def textual_inversion(pipeline: Any, images: Tensor, *, lr: float = 5e-3) -> Ite
         yield step
 
 
-def lora(pipeline: Any, images: Tensor, *, lr: float = 1e-3, rank: int = 8) -> Iterator[Callable[[], float]]:
+def lora(pipeline: Any, files: PictureFiles, *, lr: float = 1e-3, rank: int = 8) -> Iterator[Callable[[], float]]:
     """Steps of DreamBooth with LoRA: peft's adapters on the attention, texts read at every step."""
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
@@ -79,8 +108,8 @@ def lora(pipeline: Any, images: Tensor, *, lr: float = 1e-3, rank: int = 8) -> I
 
     def step() -> float:
         with torch.no_grad():
-            text = pipeline.text_encoder(_ids(pipeline, ["a portrait of a sks person"] * len(images)))[0]
-        loss = _loss(pipeline, schedule, images, text, generator)
+            text = pipeline.text_encoder(_ids(pipeline, ["a portrait of a sks person"] * len(files.paths)))[0]
+        loss = _loss(pipeline, schedule, files, text, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -174,7 +174,7 @@ def flux_pipeline(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> FluxP
     )
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_autoencoder((4,), latent=1, shift=0.0609, scale=1.5035, quantise=False),
+        vae=_autoencoder((4,), latent=1, shift=0.0609, scale=1.5035, quantise=False, side=FLUX_SIDE),
         text_encoder=CLIPTextModel(_clip_config(tokenizer, width=32, heads=4)),
         tokenizer=tokenizer,
         text_encoder_2=_t5(),
@@ -233,8 +233,10 @@ def _autoencoder(
     shift: float | None = None,
     scale: float = 0.18215,
     quantise: bool = True,
+    side: int = 64,
 ) -> AutoencoderKL:
     return AutoencoderKL(
+        sample_size=side,
         block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),

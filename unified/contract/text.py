@@ -67,7 +67,7 @@ class RowEmbedding(nn.Module):
         for first, read in self.readers:
             if lowest > first:
                 continue  # no line has this name: a reader that varies may not even be able to answer
-            rows = read().to(found.dtype)
+            rows = read().to(found)
             if rows.ndim == 2:
                 rows = rows.expand(len(ids), -1, -1)
             place = first - ids

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
+from backbones.diffusion.formats import kohya
 from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
@@ -33,8 +34,8 @@ _ENDINGS = {
     "lora_linear_layer.up.weight": "up",
     "alpha": "alpha",
 }
-_KOHYA = {"lora_unet_": ("unet",), "lora_te_": ("text_encoder",), "lora_te1_": ("text_encoder",)}
-_KOHYA_OUT = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+#: What other kinds of adapters call their parts (LoHa, LoKr, DoRA, differences): recognised, to be refused by name.
+_OTHERS = ("hada_w", "lokr_w", "dora_scale", "lora_magnitude_vector", "oft_", ".diff")
 _PEFT = "base_model.model."
 
 
@@ -46,8 +47,10 @@ def _ending(name: str) -> tuple[str, str] | None:
 
 
 def recognises(foreign: Foreign) -> bool:
+    """Also adapters of other kinds, which `read` then refuses by their tensors' names."""
     found = [_ending(name) for name in foreign.tensors]
-    return any(one is not None and one[1] != "alpha" for one in found)
+    others = any(name.startswith("lora_") or part in name for name in foreign.tensors for part in _OTHERS)
+    return others or any(one is not None and one[1] != "alpha" for one in found)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -120,28 +123,19 @@ def _alpha(foreign: Foreign, component: str, module: str, parts: Mapping[str, Te
 
 def _places(backbone: Backbone) -> Callable[[str], tuple[str, str] | None]:
     """From the name of a module in any of the formats to (component, path), or None."""
-    modules = {
-        component: {n for n, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-        for component, network in backbone.components.items()
-    }
-    flat = {component: {name.replace(".", "_"): name for name in names} for component, names in modules.items()}
+    modules = {component: set(kohya.modules(network)) for component, network in backbone.components.items()}
+    short_names = kohya.places(backbone)
 
     def find(name: str) -> tuple[str, str] | None:
-        for prefix, components in _KOHYA.items():
-            if name.startswith(prefix):
-                for component in components:
-                    rest = name.removeprefix(prefix)
-                    # Files carry CLIP's former `text_model`, which the library has since dropped.
-                    for short in (rest, rest.removeprefix("text_model_")):
-                        if short in flat.get(component, {}):
-                            return component, flat[component][short]
-                return None
+        if name in short_names:
+            return short_names[name]
         first, _, rest = name.partition(".")
         candidates = [(first, rest)] if first in modules else []
         if name.startswith(_PEFT):
             candidates = [(component, name.removeprefix(_PEFT)) for component in modules]
         for component, path in candidates:
-            for short in (path, path.removeprefix("text_model.")):
+            # Files may carry CLIP's former `text_model`, which the library has since dropped from some encoders.
+            for short in (path, path.removeprefix("text_model."), f"text_model.{path}"):
                 if short in modules[component]:
                     return component, short
         return None
@@ -193,14 +187,13 @@ def write_kohya(backbone: Backbone, concept: Concept, codes: Sequence[Code]) -> 
     """Raises UserError for components that kohya's names do not cover as diffusers builds them."""
     tensors = {}
     for place, pair in _pairs(codes, concept).items():
-        if place[0] not in _KOHYA_OUT:
+        if not kohya.covers(backbone, place[0]):
             raise UserError(
                 f"kohya names the parts of the original {place[0]}, whose projections are fused otherwise than here:"
                 " export for 'diffusers' instead."
             )
         down, up = _shaped(backbone, place, *pair)
-        module = f"text_model.{place[1]}" if place[0] == "text_encoder" else place[1]
-        name = _KOHYA_OUT[place[0]] + module.replace(".", "_")
+        name = kohya.name_of(backbone, *place)
         tensors[f"{name}.lora_down.weight"] = down.contiguous()
         tensors[f"{name}.lora_up.weight"] = up.contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(float(len(down)))
