@@ -137,6 +137,24 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+def readable_pictures(inputs: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:
+    """(the files that can be read, file -> why it cannot be) of files and folders, in their order.
+
+    Raises UserError for a folder that holds no picture or cannot be read.
+    """
+    found: list[Path] = []
+    refused: dict[Path, str] = {}
+    for path in map(Path, inputs):
+        for file in pictures_in(path) if path.is_dir() else [path]:
+            try:
+                _read_file(file)
+            except UserError as error:
+                refused[file] = str(error)
+            else:
+                found.append(file)
+    return found, refused
+
+
 def _each(inputs: Any, name: str) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Name and pixels of every picture; pixels [H,W,3], uint8, uint16 (0..65535) or float32 in 0..1."""
     if isinstance(inputs, str | os.PathLike):

@@ -404,3 +404,15 @@ def test_grid_places_pictures_in_reading_order() -> None:
 
 def test_limits_are_stated() -> None:
     assert str(subject.SMALLEST_SIDE) == "8" and subject.LARGEST_SIDE < 20000
+
+
+def test_broken_pictures_are_told_from_those_that_can_be_read(tmp_path: Path) -> None:
+    names = ["1.png", "2.png", "3.png", "4.png"]
+    for name in names:
+        save_image(torch.rand(3, 9, 9), tmp_path / name)
+    (tmp_path / "2.png").write_bytes(b"%PDF-1.7" + bytes(99))
+    (tmp_path / "3.png").write_bytes((tmp_path / "4.png").read_bytes()[:-40])
+    found, refused = subject.readable_pictures([tmp_path, tmp_path / "none.png"])
+    assert [path.name for path in found] == ["1.png", "4.png"]
+    assert [path.name for path in refused] == ["2.png", "3.png", "none.png"]
+    assert all(str(path) in reason for path, reason in refused.items())

@@ -60,7 +60,12 @@ def build(site: Site, demo: gr.Blocks) -> None:
     gr.HTML(html.render("lead.html", title="Catalog", text=_LEAD))
     with gr.Row():
         words = gr.Textbox(
-            label="Words", placeholder="such as: face encoder", max_length=_MOST_WORDS, scale=2, elem_id="catalog-words"
+            label="Words",
+            placeholder="such as: face encoder",
+            max_length=_MOST_WORDS,
+            scale=2,
+            min_width=240,
+            elem_id="catalog-words",
         )
         family = gr.Dropdown([_ANY, *survey_families()], value=_ANY, label="Family", elem_id="catalog-family")
         category = gr.Dropdown([_ANY, *all_categories()], value=_ANY, label="Category", elem_id="catalog-category")

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from unified.app import html
-from unified.app.grid import grid
+from unified.app.grid import cells, grid, total
 from unified.app.job import Job
 from unified.app.site import (
     POLL,
@@ -70,15 +70,16 @@ def shown(site: Site, job: Job | None, seen: str) -> tuple[str, Any, str, str, b
     if job is None:
         return "", _EMPTY, "", "", False
     folder = site.folder(job)
-    markup, done, total = grid(
-        folder / "work", job.settings, running=not job.state.over, failed=job.result.get("failed", {})
-    )
-    status = html.status(job, before=site.jobs.before(job.id), made=(done, total))
+    found = cells(folder / "work", job.settings)
+    status = html.status(job, before=site.jobs.before(job.id), made=(len(found), total(job.settings)))
     for line in job.result.get("notes", []):
         status += html.note(line, kind="hint")
     downloads = html.render("downloads.html", folder=f"/jobs/{job.id}") if (folder / "report.zip").exists() else ""
-    now = f"{job.id} {job.state} {done}"
-    return status, gr.skip() if now == seen else markup, downloads, now, not job.state.over
+    now = f"{job.id} {job.state} {len(found)}"
+    failed = job.result.get("failed", {})
+    # Pictures are read for a page only when there are other ones than it shows.
+    markup = gr.skip() if now == seen else grid(job.settings, found, running=not job.state.over, failed=failed)
+    return status, markup, downloads, now, not job.state.over
 
 
 _EMPTY = html.render(
@@ -155,7 +156,7 @@ def build(site: Site, demo: gr.Blocks) -> None:
             )  # fmt: skip
         except UserError as error:
             return before, html.note(str(error)), *(gr.skip() for _ in follow)
-        return made.id, "", *views(made, "")
+        return made.id, "", *views(site.begun(made), "")
 
     def asked(found: Job | None) -> list[Any]:
         """The fields as they were when the job was asked for, so that a reload shows what belongs together."""

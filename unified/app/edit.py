@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from unified.app.html import data_address
@@ -48,11 +48,37 @@ class Editor:
         return can(self.workshop.models.offer(str(job.settings["model"])).backbone, Renders)
 
     def directions(self, job: Job) -> dict[str, str]:
-        """The directions known for the job's model: name -> one line about it; empty where there are none."""
-        return directions_of(self.backbone(job)) if self.is_quick(job) else {}
+        """The named directions of the job's model: name -> one line about it; empty where there are none."""
+        found = directions_of(self.backbone(job)) if self.is_quick(job) else {}
+        return {name: about for name, about in found.items() if not name.endswith(":TEXT")}  # those are asked in words
 
     def redraw(self, job: Job, edits: Mapping[str, float]) -> str:
         """The first picture with these edits, as a data address. Zeros leave it as it was inverted."""
         moved = {name: float(strength) for name, strength in edits.items() if strength}
         image = self.backbone(job).generate(self.concept(job), edits=moved, n=1, output="pt", progress=Silent())
         return data_address(png(image.float()))
+
+
+def readable(name: str) -> str:
+    """A direction's name for people: "sefa:hair_colour=red" -> "hair colour: red (sefa)"."""
+    method, _, rest = name.rpartition(":")
+    text = rest.replace("_", " ").replace("=", ": ")
+    return f"{text} ({method})" if method else text
+
+
+def choices(names: Iterable[str]) -> list[tuple[str, str]]:
+    """(what is shown, name) of directions: those with a plain name first."""
+    return [(readable(name), name) for name in sorted(names, key=lambda name: (":" in name, name))]
+
+
+def shown_first(names: Iterable[str], count: int) -> list[str]:
+    """The sliders that a new inversion begins with: one value of each attribute, or what there is without attributes.
+
+    Of an attribute, having something comes before having none of it.
+    """
+    ordered = [name for _, name in choices(names)]
+    values: dict[str, str] = {}
+    for name in sorted(ordered, key=lambda name: name.endswith("=none")):
+        if "=" in name and ":" not in name:
+            values.setdefault(name.partition("=")[0], name)
+    return (sorted(values.values()) or ordered)[:count]

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from unified.app import edit_jobs, html
-from unified.app.edit import Editor
+from unified.app.edit import Editor, choices, readable, shown_first
 from unified.app.edit_jobs import Point, clicked, made_picture, pair, pointed
 from unified.app.job import Job, State
 from unified.app.site import (
@@ -24,10 +24,11 @@ from unified.app.site import (
     who,
 )
 from unified.app.works import CONCEPT
+from unified.contract.backbone import Renders
 from unified.directions_hook import direction_finders
 from unified.errors import UserError
 
-SLOTS = 8  # sliders that are shown at once
+SLOTS = 12  # sliders that are shown at once
 Updates = dict[Any, Any]  # component -> its new value; the others stay as they are
 
 _LEAD = (
@@ -43,7 +44,8 @@ _POINTS = "Click where a point is, then where it shall be; up to eight such pair
 def build(site: Site, demo: gr.Blocks) -> None:
     """Lay out the page."""
     editor = Editor(site.workshop)
-    models = sorted(site.models.offers, key=lambda name: "edits" not in site.models.asks(name))
+    quick = site.models.able(Renders)  # those that sliders move; they come first
+    models = sorted(site.models.offers, key=lambda name: name not in quick)
     first = models[0] if models else None
     draggable = [name for name in models if "drags" in site.models.asks(name)]
     job, side, ready = hidden_job(), gr.State(""), gr.State("")
@@ -117,7 +119,7 @@ def build(site: Site, demo: gr.Blocks) -> None:
     def sliders(names: Sequence[str]) -> Updates:
         """One for each name at zero, the rest hidden."""
         return {
-            slot: gr.Slider(label=names[i], value=0, visible=True)
+            slot: gr.Slider(label=readable(names[i]), value=0, visible=True)
             if i < len(names)
             else gr.Slider(value=0, visible=False)
             for i, slot in enumerate(slots)
@@ -127,17 +129,17 @@ def build(site: Site, demo: gr.Blocks) -> None:
         """Everything that depends on the inversion, when its state is another one."""
         done = found is not None and found.state is State.DONE
         known = editor.directions(found) if found is not None and done else {}
-        quick = found is not None and done and editor.is_quick(found)
-        hint = _FIRST if not done else "" if known else _NONE_KNOWN if quick else _NO_STYLES
-        names = list(known)[:SLOTS]
+        slides = found is not None and done and editor.is_quick(found)
+        hint = _FIRST if not done else "" if known else _NONE_KNOWN if slides else _NO_STYLES
+        names = shown_first(known, SLOTS)
         links = html.render("concept.html", address=f"/jobs/{found.id}/{CONCEPT}") if found is not None and done else ""
         return {
             view: pair(site, found),
             downloads: links,
             told: html.note(hint, kind="hint"),
-            chosen: gr.Dropdown(list(known), value=names, visible=bool(known)),
+            chosen: gr.Dropdown(choices(known), value=names, visible=bool(known)),
             zero: gr.Button(visible=bool(known)),
-            search: gr.Accordion(visible=quick),
+            search: gr.Accordion(visible=slides),
             canvas: pointed(site, found if done else None, []),
             points: [],
             **sliders(names),
@@ -182,13 +184,13 @@ def build(site: Site, demo: gr.Blocks) -> None:
             )
         except UserError as error:
             return {message: html.note(str(error))}
-        return {job: made.id, message: "", **views(made, None, "")}
+        return {job: made.id, message: "", **views(site.begun(made), None, "")}
 
     def queued(id: str, request: gr.Request, make: Callable[[Job | None], Job]) -> Updates:
         """An edit or search beside the inversion that is shown."""
         found = site.find(id, request)
         try:
-            other = make(found)
+            other = site.begun(make(found))
         except UserError as error:
             return {side_status: html.note(str(error))}
         return views(found, other, "")
@@ -222,7 +224,7 @@ def build(site: Site, demo: gr.Blocks) -> None:
     def on_slide(request: gr.Request, id: str, names: list[str], *values: float) -> str:
         found = site.find(id, request)
         edits = dict(zip(names, values, strict=False))
-        caption = ", ".join(f"{name} {value:+g}" for name, value in edits.items() if value)
+        caption = ", ".join(f"{readable(name)} {value:+g}" for name, value in edits.items() if value)
         try:
             return pair(site, found, editor.redraw(found, edits) if found is not None else "", caption=caption)
         except UserError as error:

@@ -156,7 +156,7 @@ def build(site: Site, demo: gr.Blocks) -> None:
 
     def queued(make: Callable[[], Job], before: str) -> tuple[Any, ...]:
         try:
-            made = make()
+            made = site.begun(make())
         except UserError as error:
             return before, html.note(str(error)), *(gr.skip() for _ in follow)
         return made.id, "", *views(made)
@@ -218,7 +218,7 @@ def _about(text: str, models: list[str] | None = None) -> str:
 
 
 def _model(names: list[str], id: str) -> gr.Dropdown:
-    return gr.Dropdown(names, value=names[0] if names else None, label="Model", min_width=200, elem_id=f"{id}-model")
+    return gr.Dropdown(names, value=names[0] if names else None, label="Model", min_width=240, elem_id=f"{id}-model")
 
 
 def _number(label: str, value: int, id: str) -> gr.Number:

@@ -24,8 +24,12 @@ class Cell:
     seen: tuple[tuple[str, str, bool], ...]
 
 
-def cells(work: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str, int], Cell]:
-    """(run's title, prompt, seed) -> cell, of those that are finished in the comparison's folder."""
+Cells = Mapping[tuple[str, str, int], Cell]
+"""(run's title, prompt, seed) -> cell."""
+
+
+def cells(work: Path, settings: Mapping[str, Any]) -> Cells:
+    """Those that are finished in the comparison's folder."""
     found = {}
     asks = read_asks(settings["prompts"], name=settings["name"], category=settings["category"])
     for title in settings["runs"]:
@@ -52,12 +56,11 @@ def _cell(path: Path, about: Mapping[str, Any], ask: Ask) -> Cell:
     return Cell(path.with_suffix(".png"), scores, float(about["seconds"]), seen)
 
 
-def grid(work: Path, settings: Mapping[str, Any], *, running: bool, failed: Mapping[str, str]) -> tuple[str, int, int]:
-    """(HTML, finished cells, all cells). failed: run's title -> why."""
-    done = cells(work, settings)
+def grid(settings: Mapping[str, Any], done: Cells, *, running: bool, failed: Mapping[str, str]) -> str:
+    """HTML. done: what `cells` found. failed: run's title -> why."""
     columns = [_heading(title) for title in settings["runs"]]
     rows = []
-    for text in (prompt.replace("{}", settings["name"]) for prompt in settings["prompts"]):
+    for text in _texts(settings):
         for seed in settings["seeds"]:
             row: list[dict[str, Any]] = []
             for title in settings["runs"]:
@@ -66,9 +69,16 @@ def grid(work: Path, settings: Mapping[str, Any], *, running: bool, failed: Mapp
                 empty = failed.get(title, "") or ("" if running else "not made")
                 row.append({"cell": cell, "source": source, "empty": empty, "title": title})
             rows.append({"prompt": text, "seed": seed, "cells": row})
-    total = len(rows) * len(columns)
-    html = render("grid.html", columns=columns, rows=rows, many_seeds=len(settings["seeds"]) > 1)
-    return html, len(done), total
+    return render("grid.html", columns=columns, rows=rows, many_seeds=len(settings["seeds"]) > 1)
+
+
+def total(settings: Mapping[str, Any]) -> int:
+    """How many cells there will be."""
+    return len(_texts(settings)) * len(settings["seeds"]) * len(settings["runs"])
+
+
+def _texts(settings: Mapping[str, Any]) -> list[str]:
+    return [prompt.replace("{}", settings["name"]) for prompt in settings["prompts"]]
 
 
 def _heading(title: str) -> Sequence[str]:

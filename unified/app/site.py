@@ -24,6 +24,7 @@ from unified.comparison.store import png
 from unified.errors import UserError
 
 POLL = 0.5  # seconds between two looks at a running job
+_MOMENT = 0.3  # seconds that the answer to a click waits for a job whose turn it is
 OWN = ""  # in place of a person of the benchmark: the pictures that were uploaded
 
 #: The page's address names its job, so that a reload finds it again.
@@ -55,6 +56,14 @@ class Site:
             return self.jobs.get(id, who(request)) if id else None
         except UserError:
             return None
+
+    def begun(self, job: Job) -> Job:
+        """The job as it is a moment later, if it is its turn: so the first answer to a click says how it goes."""
+        end = time.monotonic() + _MOMENT
+        while not (job.lines or job.state.over or self.jobs.before(job.id)) and time.monotonic() < end:
+            time.sleep(0.01)
+            job = self.jobs.get(job.id, job.owner)
+        return job
 
     def stop(self, id: str, request: gr.Request) -> None:
         """Cancel, if there is something to cancel."""

@@ -39,6 +39,9 @@ def compare(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Keep what an earlier call finished, or do all of it again.")
     ] = True,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read, naming each, and go on.")
+    ] = False,
 ) -> None:
     """Give the same pictures and prompts to several models and recipes, and write a report.
 
@@ -53,6 +56,10 @@ def compare(
 
     parsed = [part.strip() for text in runs or () for part in text.split(",") if part.strip()]
     numbers = _seeds(seeds)
+    if skip_broken:
+        if caption:
+            raise UserError("--skip-broken and --caption were given: captions go by number, so remove broken pictures.")
+        pictures = _readable(pictures)
     try:
         report = run_all(
             pictures[0] if len(pictures) == 1 else pictures,
@@ -75,6 +82,24 @@ def compare(
         if result.error:
             remarks.print(f"{result.title} failed: {result.error}", markup=False)
     console.print(f"The report is {path}", markup=False)
+
+
+def _readable(pictures: list[str]) -> list[str]:
+    """The pictures without those that cannot be read, which are named. UserError if none is left."""
+    from unified.images import readable_pictures
+
+    found: list[str] = []
+    for given in pictures:
+        if not Path(given).exists():  # a person of the benchmark; of a wrong path the comparison says what is wrong
+            found.append(given)
+            continue
+        sound, refused = readable_pictures([given])
+        for reason in refused.values():
+            remarks.print(f"Left out: {reason}", markup=False)
+        found += map(str, sound)
+    if not found:
+        raise UserError("None of the pictures can be read: give at least one that can.")
+    return found
 
 
 def _seeds(text: str) -> list[int]:

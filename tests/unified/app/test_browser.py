@@ -5,7 +5,6 @@ Skipped where there is no playwright, or no Chromium (UNIFIED_CHROMIUM, or one t
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,28 +17,17 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unified.app.pages import CHROMIUM, FLAGS, choose, done
 from unified.images import save_image
 
 pytest.importorskip("gradio", reason="the app needs gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
-CHROMIUM = os.environ.get("UNIFIED_CHROMIUM") or next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium was found; set UNIFIED_CHROMIUM to its path"),
 ]
 ROOT = Path(__file__).parents[3]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EVIL = [
     "a portrait of <me> <img src=x onerror='window.hacked=1'>",
     "<me> ${window.hacked=2} {{value}} <script>window.hacked=3</script>",
@@ -130,22 +118,12 @@ def pictures(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in names]
 
 
-def choose(page: Any, id: str, text: str) -> None:
-    """Pick an entry of a drop-down list."""
-    page.locator(f"#{id} input").click()
-    page.get_by_role("option", name=text, exact=True).click()
-
-
 def start_comparison(page: Any, *, prompts: list[str], steps: int = 2) -> None:
     choose(page, "compare-person", "person-01")
     page.locator("#runs .token-remove").first.click()  # the slower one of the two
     page.locator("#prompts textarea").fill("\n".join(prompts))
     page.locator("#steps input, #steps textarea").fill(str(steps))
     page.locator("#compare-go").click()
-
-
-def done(page: Any, where: str) -> None:
-    page.locator(f"#{where} .app-status.done").wait_for()
 
 
 def test_compare_from_files_to_report(

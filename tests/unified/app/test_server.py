@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_comparison_that_was_stopped_resumes_without_doing_anything_twice(
 ) -> None:
     from tests.unified.app.test_jobs import over
     from tests.unified.app.tiny_server import tiny_shop
-    from unified.app.grid import grid
+    from unified.app.grid import cells, grid, total
     from unified.contract.backbone import Backbone
 
     shop = tiny_shop(Settings(tmp_path))
@@ -129,8 +130,9 @@ def test_a_comparison_that_was_stopped_resumes_without_doing_anything_twice(
     assert made[2:] == ["<me> <b>two</b>", "<me> three"]
     folder = shop.store.path(job.id)
     assert (folder / "report.zip").stat().st_size > 1000 and (folder / "report" / "report.html").exists()
-    markup, finished, total = grid(folder / "work", done.settings, running=False, failed={})
-    assert (finished, total) == (3, 3)
+    found = cells(folder / "work", done.settings)
+    assert len(found) == total(done.settings) == 3
+    markup = grid(done.settings, found, running=False, failed={})
     assert "&lt;b&gt;two&lt;/b&gt;" in markup and "<b>two" not in markup
     assert markup.count("data:image/png") == 3 and "Identity" in markup
     assert JobStore(tmp_path / "jobs").read(job.id).attempts == 1
@@ -165,3 +167,50 @@ def test_pages_answer_and_files_are_for_the_browser_that_asked_for_them(tmp_path
     assert you.get(f"{address}/report.html").status_code == 404
     for name in ("report.zip", "job.json", "../jobs", "%2e%2e/%2e%2e/.lock"):
         assert me.get(f"{address}/{name}").status_code == 404
+
+
+def test_the_edit_page_begins_with_a_model_that_sliders_move(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the app needs gradio")
+    from starlette.testclient import TestClient
+
+    from tests.unified.app.tiny_server import tiny_models
+    from unified.app.models import Models
+    from unified.app.server import application, workshop
+
+    offers = list(tiny_models().offers.values())
+    for order in (offers, offers[::-1]):
+        settings = Settings(tmp_path)
+        shop = workshop(settings, Models(order))
+        client = TestClient(
+            application(settings, shop, Jobs(shop.store, shop.works())), base_url="http://127.0.0.1:7860"
+        )
+        fields = {c["props"].get("elem_id"): c["props"] for c in client.get("/config").json()["components"]}
+        assert fields["edit-model"]["value"] == "tiny/stylegan"
+        assert fields["edit-model"]["choices"][0][1] == "tiny/stylegan"
+
+
+def test_the_answer_to_a_click_says_how_the_job_goes(tmp_path: Path) -> None:
+    """It waits a moment for a job whose turn it is, and not for one that others come before."""
+    pytest.importorskip("gradio", reason="the app needs gradio")
+    from tests.unified.app.test_jobs import Gate
+    from tests.unified.app.tiny_server import tiny_shop
+    from unified.app.jobs import Task
+    from unified.app.site import Site
+
+    gate = Gate()
+
+    def work(task: Task) -> Any:
+        task.say("Getting ready")
+        return gate(task)
+
+    shop = tiny_shop(Settings(tmp_path))
+    jobs = Jobs(shop.store, {"wait": work})
+    site = Site(shop, jobs)
+    jobs.start()
+    first = site.begun(jobs.submit("me", "wait", "first", {}))
+    assert first.state == "running" and first.lines == ("Getting ready",)
+    begun = time.monotonic()
+    second = site.begun(jobs.submit("me", "wait", "second", {}))
+    assert second.state == "queued" and time.monotonic() - begun < 0.3
+    gate.open.set()
+    jobs.stop()

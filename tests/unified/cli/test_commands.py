@@ -310,6 +310,25 @@ def test_compare_writes_a_report_and_says_where(
     assert again.code == 0 and "inverting" not in again.err
 
 
+def test_a_broken_picture_in_the_middle_is_named_and_left_out_if_asked(
+    unified_: Command, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    save_images(torch.rand(3, 3, 20, 20), folder)
+    (folder / "image-001.png").write_bytes(b"%PDF-1.7" + bytes(99))
+    arguments = ("compare", folder, "-r", f"{models[0]}:projector", "-p", "a portrait of <me>", "--category", "person")
+    output = ("--steps", 1, "-o", tmp_path / "report")
+    refused(unified_(*arguments, *output), "image-001.png")
+    done = unified_(*arguments, "--skip-broken", *output)
+    assert done.code == 0, done.err
+    assert "Left out" in done.err and "image-001.png" in done.err and "image-000.png" not in done.err
+    assert (tmp_path / "report" / "report.html").exists()
+    for path in folder.iterdir():
+        path.write_bytes(b"nothing")
+    none = unified_(*arguments, "--skip-broken", *output)
+    assert none.code == 2 and "None of the pictures" in none.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -204,3 +204,38 @@ def test_custom_concept_101_pools_and_clips(tmp_path: Path) -> None:
     assert "2.5 max(cosine, 0)" in found["clip-text-alignment"].score.extractor
     with pytest.raises(UserError, match=r"dataset\.json"):
         custom_concept_101.read(generated, generated)
+
+
+def test_custom_concept_101_counts_concepts_alike(tmp_path: Path) -> None:
+    """One concept has four pictures and one has two: the mean is over concepts, not over the six pictures."""
+    data, generated = tmp_path / "data", tmp_path / "run"
+    (data / "prompts").mkdir(parents=True)
+    (data / "prompts" / "things.txt").write_text("a red {}\na green {}\n")
+    rows = [
+        {
+            "class_prompt": "cup",
+            "instance_data_dir": f"benchmark_dataset/{name}",
+            "prompt_filename": "prompts/things.txt",
+        }
+        for name in ("cup1", "cup2")
+    ]
+    (data / "dataset.json").write_text(json.dumps(rows))
+    (
+        paint(data / "benchmark_dataset" / "cup1" / "0.png", RED),
+        paint(data / "benchmark_dataset" / "cup2" / "0.png", GREEN),
+    )
+    for number, colour in enumerate((RED, RED, YELLOW)):
+        paint(generated / "cup1" / "00" / f"{number}.png", colour)
+    paint(generated / "cup1" / "01" / "0.png", RED)
+    for prompt in ("00", "01"):
+        paint(generated / "cup2" / prompt / "0.png", RED)
+    found = evaluate_subjects(
+        custom_concept_101.PROTOCOL, custom_concept_101.read(data, generated), COLOURS, run="run"
+    ).scores
+    first, second = (3 + HALF) / 4, 0.0
+    assert found["dino-image-alignment"].score.value == pytest.approx((first + second) / 2, abs=1e-6)
+    interval = found["dino-image-alignment"].interval
+    assert interval is not None and (interval.low, interval.high) == pytest.approx((second, first), abs=1e-6)
+    # 2.5 max(cosine, 0): cup1 red, red and yellow with red, red with green; cup2 red with red, red with green.
+    text = 2.5 * ((2 + HALF) / 4 + 1 / 2) / 2
+    assert found["clip-text-alignment"].score.value == pytest.approx(text, abs=1e-6)
