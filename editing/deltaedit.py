@@ -21,6 +21,7 @@ from editing.scorers import TextScorer, embedded_clip
 from editing.styleclip import plain_text
 from editing.styleclip_global import Wish, category_text
 from editing.styles import channel_sizes, style_places, with_samples
+from editing.wording import asked
 from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
@@ -135,14 +136,18 @@ class TextPictureDelta(EditScheme):
                 " scheme: 'text-edit' or 'text-global'."
             )
         neutral = neutral_text(backbone, target.source, concepts)
-        wish = Wish(plain_text(target.prompt, concepts), neutral, self.beta)
+        wish = Wish(plain_text(target.prompt, concepts, category=backbone.category), neutral, self.beta)
+        scorer = self.clip()
         with torch.no_grad():
-            path = path_of(backbone, load_delta(file, backbone), self.clip(), wish)
+            share = float(asked(scorer, wish.target, wish.neutral).norm())
+            if share == 0:  # the prompt only words the source otherwise
+                return bound
+            path = path_of(backbone, load_delta(file, backbone), scorer, wish)
         found = []
         for concept in bound:
             if style_places(concept):
                 with torch.no_grad(), backbone.bound(concept) as view:
-                    shift = path.shift(Here(view), self.strength)
+                    shift = path.shift(Here(view), share * self.strength)
                 concept = apply_shift(backbone, concept, shift)
             found.append(concept)
         return found

@@ -24,6 +24,7 @@ from unified.contract.view import View
 from unified.errors import UserError
 
 _FULL_SIZE = 512  # pixels of the pictures that the paper's radii are for
+_FINE_SIZE = 256  # points are followed on a grid at least this wide
 _FEATURE_SIZE = 128  # of the paper's features, those of the sixth block: 4 x 4 is the first
 
 
@@ -31,13 +32,16 @@ _FEATURE_SIZE = 128  # of the paper's features, those of the sixth block: 4 x 4 
 class DragSettings:
     """As in the paper, section 3.2 and 4.
 
-    steps: at most. lr: of Adam for pictures of 512 pixels or more; for smaller ones more, by as much as their pixels
-    are larger, since points go by pixels. layers: first style vectors that move; the others rule colours.
+    steps: at most. lr: of Adam for pictures of 512 pixels or more; for smaller ones more, by the root of how much
+    larger their pixels are: points have as far to go in the face, but go by steps of a pixel. layers: first style
+    vectors that move; the others rule colours.
     supervised, tracked: radii of motion supervision and of tracking, in pixels of a picture of 512. still: weight
     of what must not change, both terms being means as the authors take them, for pictures of 512 pixels or more; for
     smaller ones less, by as much as their pixels are larger. That is our choice: in a small picture more comes along
     with a step of one pixel, and with the whole weight points of 64-pixel pictures stay where they are.
     place: where features are taken, "" for the sixth block's (128 x 128), or the last one's of a smaller generator.
+    Points are followed by fractions of a pixel in pictures smaller than 256 (a quarter of one at 64), and must come
+    within half a pixel of their goals there, which is four pixels of a picture of 512.
     """
 
     steps: int = 300
@@ -75,8 +79,11 @@ class _Drag:
         return max(of_512 * self.view.backbone.resolution / _FULL_SIZE, least)
 
     def arrived(self) -> bool:
-        """Whether all points are at their goals: within 1 pixel for up to five points, 2 for more (section 4)."""
-        within = 1.0 if len(self.points) <= 5 else 2.0
+        """Whether all points are at their goals: within 1 pixel for up to five points, 2 for more (section 4).
+
+        Those are pixels of a picture of 512; at least half a pixel of a smaller one.
+        """
+        within = self.radius(1.0 if len(self.points) <= 5 else 2.0, least=0.5)
         return all(math.dist(p, g) <= within for p, g in zip(self.points, self.goals, strict=True))
 
     def run(self, styles: Tensor, progress: Progress) -> Tensor:
@@ -88,10 +95,11 @@ class _Drag:
         moving = styles[:, : settings.layers].clone().requires_grad_()
         fixed = styles[:, settings.layers :]
         larger = max(_FULL_SIZE / self.view.backbone.resolution, 1.0)
-        optimiser = torch.optim.Adam([moving], lr=settings.lr * larger)
+        optimiser = torch.optim.Adam([moving], lr=settings.lr * math.sqrt(larger))
         # One pixel is the step of a point: the disc holds its pixel and those around, the window the next step.
         supervised = self.radius(settings.supervised, least=1.5)
         tracked = self.radius(settings.tracked, least=2.0)
+        fine = max(1, _FINE_SIZE // self.view.backbone.resolution)
         for _ in range(settings.steps):
             if self.arrived():
                 break
@@ -105,7 +113,9 @@ class _Drag:
             optimiser.step()
             with torch.no_grad():
                 features = self.features(torch.cat([moving, fixed], 1))
-                self.points = [track(features, p, w, radius=tracked) for p, w in zip(self.points, wanted, strict=True)]
+                self.points = [
+                    track(features, p, w, radius=tracked, fine=fine) for p, w in zip(self.points, wanted, strict=True)
+                ]
             self.steps += 1
             progress.advance(self.steps, loss=float(loss.detach()))
         return torch.cat([moving, fixed], 1).detach()

@@ -29,3 +29,12 @@ register_model(
         needs=("avatars/stylegan2", "avatars/clip"),
     )
 )
+register_model(
+    ZooModel(
+        name="avatars/text-steps",
+        summary="what steps in the space of avatars/clip mean in avatars/stylegan2: prompts for GAN concepts",
+        folder="text-steps",
+        build="editing.find.text_steps:build",
+        needs=("avatars/stylegan2", "avatars/clip"),
+    )
+)

@@ -16,6 +16,7 @@ from editing.scorers import TextScorer, embedded_clip
 from editing.styleclip import plain_text
 from editing.styleclip_global import BETA, Wish, direction_of
 from editing.styles import gan_of, style_places, with_samples
+from editing.wording import asked
 from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
@@ -30,7 +31,8 @@ class TextGlobal(EditScheme):
     """Move the concept's style channels by what the prompt says beyond the source: no optimisation.
 
     alpha: strength (the paper: 3 to 5 show). beta: least relevance of a channel that moves. Needs what `unified
-    edit --find styleclip` prepares. The same as the edit "styleclip:SOURCE -> PROMPT" of strength alpha.
+    edit --find styleclip` prepares. The same as the edit "styleclip:SOURCE -> PROMPT" of strength alpha, but that
+    a prompt that only words the source otherwise moves nothing (see `asked`).
     """
 
     name: ClassVar[str] = "text-global"
@@ -51,14 +53,18 @@ class TextGlobal(EditScheme):
         if path is None:
             raise UserError(
                 f"What the style channels of {backbone.id} do was not measured: `unified edit --find {METHOD}` does,"
-                " or choose another scheme: 'text-edit' or 'zero-shot-domain'."
+                " or choose another scheme: 'text-optimisation' or 'zero-shot-domain'."
             )
         neutral = neutral_text(backbone, target.source, concepts)
-        wish = Wish(plain_text(target.prompt, concepts), neutral, self.beta)
+        wish = Wish(plain_text(target.prompt, concepts, category=backbone.category), neutral, self.beta)
+        scorer = self.clip()
         with torch.no_grad():
-            direction = direction_of(backbone, load_effects(path, backbone), self.clip(), wish)
+            share = float(asked(scorer, wish.target, wish.neutral).norm())
+            if share == 0:
+                return bound
+            direction = direction_of(backbone, load_effects(path, backbone), scorer, wish)
         number, _ = gan_of(backbone).style_shape()
-        shift = Shift(channels=self.alpha * direction.shift(number))
+        shift = Shift(channels=self.alpha * share * direction.shift(number))
         return [apply_shift(backbone, c, shift) if style_places(c) else c for c in bound]
 
 

@@ -14,7 +14,7 @@ from unified.contract.kinds import Kind
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
 from unified.contract.recipe import verb
-from unified.contract.scheme import EditScheme, Scheme, choose_scheme, schemes
+from unified.contract.scheme import EditScheme, Scheme, choose_scheme, schemes, with_settings
 from unified.contract.space import space_of
 from unified.contract.target import Target
 from unified.errors import UserError
@@ -27,14 +27,16 @@ def generate(
     *,
     seed: int = 0,
     scheme: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Pictures [n,3,H,W] in 0..1. Picture i depends on the seed and i only.
+    """Pictures [n,3,H,W] in 0..1. Picture i depends on the seed and i only. settings: of the scheme, by name.
 
     Raises UserError if a concept is of another backbone, the prompt lacks a concept's name, or nothing on
     this backbone can do what is asked.
     """
     chosen, target = _prepared(backbone, concepts, target, scheme)
+    chosen = with_settings(chosen, settings or {})
     return chosen.generate(
         backbone, concepts, target, rng=Random(seed).child("generate"), progress=progress or Silent()
     )
@@ -47,6 +49,7 @@ def edit(
     *,
     seed: int = 0,
     scheme: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Concept]:
     """The concepts that `generate` samples from with the same arguments, for schemes whose edits change concepts.
@@ -54,6 +57,7 @@ def edit(
     Raises UserError for what `generate` refuses, and for schemes that change how pictures are sampled instead.
     """
     chosen, target = _prepared(backbone, concepts, target, scheme)
+    chosen = with_settings(chosen, settings or {})
     if not isinstance(chosen, EditScheme):
         raise UserError(f"The scheme {chosen.name!r} leaves concepts as they are, so there is no edited one to keep.")
     rng = Random(seed).child("generate")

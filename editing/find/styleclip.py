@@ -169,6 +169,7 @@ def build(settings: BuildSettings) -> None:
     backbone = load("avatars/stylegan2")
     rng = Random(settings.seed).child("directions")
     path = find_effects(backbone, samples=settings.steps, path=settings.out / FILE, progress=Bar(), rng=rng)
+    more = "" if settings.steps is None else f" --steps {settings.steps}"
     text = f"""# avatars/channel-effects
 
 What each style channel of {backbone.id} (weights {backbone.fingerprint}) does to pictures, as avatars/clip sees
@@ -176,7 +177,7 @@ them: for edits by text, such as `unified edit me.safetensors --set "styleclip:a
 (StyleCLIP's global directions, Patashnik et al. 2021, section 6).
 
 - Data: {load_effects(path, backbone).data}
-- Made by: `unified zoo build avatars/channel-effects`
+- Made by: `unified zoo build avatars/channel-effects{more}`
 """
     write_file(settings.out / "card.md", text.encode())
 

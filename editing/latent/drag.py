@@ -27,14 +27,14 @@ def at(features: Tensor, points: Tensor) -> Tensor:
 
 
 def disc(centre: Point, radius: float, *, width: int, height: int) -> Tensor:
-    """Pixels (x, y) of the picture nearer than `radius` to the centre: [N, 2], at least the nearest one."""
-    x, y = round(centre[0]), round(centre[1])
+    """Points (x, y) of the picture by whole pixels from the centre, nearer to it than `radius`: [N, 2], it at least."""
+    middle = torch.tensor(centre)
     reach = int(radius) + 1
-    xs = torch.arange(max(x - reach, 0), min(x + reach, width - 1) + 1)
-    ys = torch.arange(max(y - reach, 0), min(y + reach, height - 1) + 1)
-    points = torch.cartesian_prod(xs, ys).to(torch.get_default_dtype())
-    near = (points - torch.tensor([float(x), float(y)])).norm(dim=1) < radius
-    return points[near] if bool(near.any()) else torch.tensor([[float(x), float(y)]])
+    steps = torch.arange(-reach, reach + 1).to(torch.get_default_dtype())
+    offsets = torch.cartesian_prod(steps, steps)
+    points = middle + offsets[offsets.norm(dim=1) < radius]
+    inside = ((points >= 0) & (points <= torch.tensor([width - 1.0, height - 1.0]))).all(1)
+    return points[inside] if bool(inside.any()) else middle.unsqueeze(0)
 
 
 def direction(point: Point, goal: Point) -> Tensor:
@@ -63,15 +63,18 @@ def still_loss(features: Tensor, before: Tensor, movable: Tensor) -> Tensor:
     return ((features - before) * (1 - movable)).abs().mean()
 
 
-def track(features: Tensor, point: Point, wanted: Tensor, *, radius: float) -> Point:
-    """Equation 3: the pixel nearer than `radius` to the point in x and in y whose features are most like `wanted` [C].
+def track(features: Tensor, point: Point, wanted: Tensor, *, radius: float, fine: int = 1) -> Point:
+    """Equation 3: the point nearer than `radius` to this one in x and in y whose features are most like `wanted` [C].
 
-    Likeness is the L1 distance, as in the paper (the authors' code takes L2).
+    fine: points to a pixel, 1 for whole pixels. Likeness is the L1 distance, as in the paper (the authors' code takes
+    L2).
     """
     height, width = features.shape[-2:]
-    x, y, reach = round(point[0]), round(point[1]), max(1, round(radius))
-    left, top = max(x - reach, 0), max(y - reach, 0)
-    window = features[:, top : min(y + reach, height - 1) + 1, left : min(x + reach, width - 1) + 1]
-    distances = (window - wanted[:, None, None]).abs().sum(0)
-    row, column = divmod(int(distances.argmin()), distances.shape[1])
-    return float(left + column), float(top + row)
+    reach = max(1, round(radius * fine))
+    steps = torch.arange(-reach, reach + 1)
+    xs = ((round(point[0] * fine) + steps) / fine).clamp(0, width - 1).unique()
+    ys = ((round(point[1] * fine) + steps) / fine).clamp(0, height - 1).unique()
+    window = torch.cartesian_prod(xs, ys)
+    nearest = (at(features, window) - wanted).abs().sum(1).argmin()
+    x, y = window[nearest].tolist()
+    return float(x), float(y)

@@ -24,7 +24,7 @@ from unified.generation import generate
 SIDE = 32
 LEFT, RIGHT = (7.0, 16.0), (24.0, 16.0)  # centres of the two blobs
 NEAR = 1.0 + 0.5**0.5  # a point is done within a pixel of its goal, and tracked to whole pixels
-FAST = DragSettings(steps=80, lr=0.1 * SIDE / 512)
+FAST = DragSettings(steps=80, lr=0.1 * (SIDE / 512) ** 0.5)
 
 
 def blob(x: Tensor, y: Tensor) -> Tensor:
@@ -222,3 +222,13 @@ def test_both_terms_are_means_of_absolute_differences() -> None:
     moved = sum(float((features[:, y, x] - features[:, y, x + 1]).abs().sum()) for x, y in around)
     found = motion_loss(features, [(6.0, 7.0)], [(11.0, 7.0)], radius=2.5)
     assert float(found) == pytest.approx(moved / (3 * len(around)), rel=1e-4)
+
+
+def test_tracking_between_pixels() -> None:
+    """A plane's features tell where they are: the nearest point of the finer grid is found."""
+    across, down = torch.arange(16.0).expand(16, 16), torch.arange(16.0)[:, None].expand(16, 16)
+    features = torch.stack([across, down])
+    wanted = torch.tensor([6.3, 8.8])
+    assert track(features, (7.0, 8.0), wanted, radius=2) == (6.0, 9.0)
+    assert track(features, (7.0, 8.0), wanted, radius=2, fine=4) == (6.25, 8.75)
+    assert track(features, (15.0, 0.0), torch.tensor([20.0, -3.0]), radius=2, fine=4) == (15.0, 0.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from editing.styleclip import Descent, Terms, TextEdit, fit_text, plain_text, ramp
+from editing.styleclip import Aim, Descent, Terms, TextOptimisation, fit_text, plain_text, ramp
 from tests.editing.conftest import Telling, styled
 from tests.tiny import gan
 from unified.contract.concept import Concept
@@ -38,7 +38,7 @@ class Brightness:
         return torch.stack([torch.tensor([0.0, 1.0]) if "brighter" in t else torch.tensor([1.0, 0.0]) for t in texts])
 
 
-class Aim:
+class Reader:
     """Reads w out of the pictures of `Telling`; every text is the same unit vector."""
 
     def __init__(self, text: Tensor) -> None:
@@ -58,10 +58,16 @@ class Who:
         return functional.normalize(images.mean((2, 3)), dim=1)
 
 
-FREE = TextEdit(descent=Descent(steps=15, lr=0.3), l2=0.0, clip=Brightness, identity=lambda: None)
+FREE = TextOptimisation(
+    descent=Descent(steps=15, lr=0.3, per_layer=True),
+    aim=Aim(absolute=True),
+    l2=0.0,
+    clip=Brightness,
+    identity=lambda: None,
+)
 
 
-def run(backbone, concepts, prompt: str, scheme: TextEdit = FREE, *, n: int | None = None) -> Tensor:
+def run(backbone, concepts, prompt: str, scheme: TextOptimisation = FREE, *, n: int | None = None) -> Tensor:
     return scheme.generate(backbone, concepts, Target(prompt=prompt, n=n), rng=Random(0), progress=Silent())
 
 
@@ -81,10 +87,10 @@ def test_reaches_the_closed_form_optimum() -> None:
     backbone = Telling("tiny/telling", gan.stylegan().generator)
     concept = styled(backbone)
     text = functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(2)), dim=0)
-    descent = Descent(steps=200, lr=0.4)
+    descent = Descent(steps=200, lr=0.4, per_layer=True)
     with backbone.bound(concept) as view:
-        styles = fit_text(view, [0, 1], text, Terms(Aim(text), l2=0.0), descent, progress=Silent())
-        held = fit_text(view, [0, 1], text, Terms(Aim(text), l2=1e4), descent, progress=Silent())
+        styles = fit_text(view, [0, 1], text.expand_as, Terms(Reader(text), l2=0.0), descent, progress=Silent())
+        held = fit_text(view, [0, 1], text.expand_as, Terms(Reader(text), l2=1e4), descent, progress=Silent())
         start = view.slots["styles"].rows([0, 1])
     torch.testing.assert_close(functional.normalize(styles[:, 0], dim=1), text.expand(2, -1), atol=1e-2, rtol=0)
     # Only the first layer is seen, so nothing moves the others.
@@ -97,9 +103,9 @@ def test_one_shift_for_all_layers(backbone) -> None:
     with backbone.bound(concept) as view:
         start = view.slots["styles"].rows([0, 1])
         terms = Terms(Brightness(), l2=0.0)
-        text = torch.tensor([0.0, 1.0])
-        shared = fit_text(view, [0, 1], text, terms, Descent(steps=5, per_layer=False), progress=Silent())
-        free = fit_text(view, [0, 1], text, terms, Descent(steps=5), progress=Silent())
+        wanted = torch.tensor([0.0, 1.0]).expand_as
+        shared = fit_text(view, [0, 1], wanted, terms, Descent(steps=5), progress=Silent())
+        free = fit_text(view, [0, 1], wanted, terms, Descent(steps=5, per_layer=True), progress=Silent())
     shift = shared - start
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-6, rtol=0)
     assert (free - start)[:, 0].sub((free - start)[:, 1]).abs().max() > 1e-4
@@ -110,7 +116,7 @@ def test_identity_term_holds_the_colours(backbone) -> None:
     before = Who().embed(run(backbone, [concept], ""))
 
     def kept(weight: float) -> float:
-        scheme = replace(FREE, descent=Descent(steps=30), identity=Who, identity_weight=weight)
+        scheme = replace(FREE, descent=Descent(steps=30, per_layer=True), identity=Who, identity_weight=weight)
         return float((Who().embed(run(backbone, [concept], "<me> brighter", scheme)) * before).sum(1).mean())
 
     assert 1 - kept(50.0) < 0.5 * (1 - kept(0.0))
@@ -145,7 +151,7 @@ def test_a_weighted_concept_starts_where_it_is_bound(backbone) -> None:
 def test_does_not_depend_on_batching(backbone) -> None:
     concept = styled(backbone, 3)
     together = run(backbone, [concept], "<me> brighter", n=4)
-    by_one = run(backbone, [concept], "<me> brighter", replace(FREE, descent=Descent(steps=15, lr=0.3, batch=1)), n=4)
+    by_one = run(backbone, [concept], "<me> brighter", replace(FREE, descent=replace(FREE.descent, batch=1)), n=4)
     torch.testing.assert_close(by_one, together, atol=2e-3, rtol=0)
     torch.testing.assert_close(together[3], together[0], atol=2e-3, rtol=0)  # i modulo the pictures
     assert together.shape[0] == 4
@@ -156,10 +162,30 @@ def test_random_samples(backbone) -> None:
     assert bool((brightness(run(backbone, [], "brighter", n=2)) > brightness(plain)).all())
 
 
+def test_what_asks_for_nothing_changes_nothing(backbone) -> None:
+    """Drawn to the text itself the picture moves; drawn to where the step of the texts leads, it is there already."""
+    relative = replace(FREE, aim=Aim(reach=0.8))
+    concept = styled(backbone)
+    plain = run(backbone, [concept], "")
+    torch.testing.assert_close(run(backbone, [concept], "a portrait of <me>", relative), plain, atol=1e-3, rtol=0)
+    assert float((run(backbone, [concept], "a portrait of <me>") - plain).abs().max()) > 0.02
+    assert bool((brightness(run(backbone, [concept], "<me> brighter", relative)) > brightness(plain) + 0.02).all())
+
+
+def test_the_aim_is_the_picture_moved_by_the_texts() -> None:
+    now = functional.normalize(torch.tensor([[3.0, 1.0], [1.0, 1.0]]), dim=1)
+    step = torch.tensor([-1.0, 1.0]) / 2**0.5
+    wanted = Aim(reach=0.5).wanted(now, Brightness(), "brighter", "a person")
+    torch.testing.assert_close(wanted, functional.normalize(now + 0.5 * step, dim=1))
+    torch.testing.assert_close(Aim(0.5).wanted(now, Brightness(), "a person, still", "a person"), now)
+
+
 def test_the_scorer_gets_words_for_the_name(backbone) -> None:
     scorer = Brightness()
     run(backbone, [styled(backbone)], "a portrait of <me> brighter", replace(FREE, clip=lambda: scorer))
     assert scorer.texts == ["a portrait of a person brighter"]
+    run(backbone, [styled(backbone)], "a portrait of <me> brighter", replace(FREE, clip=lambda: scorer, aim=Aim()))
+    assert scorer.texts[1] == scorer.texts[0] and {"a person", "a photo of a person"} <= set(scorer.texts)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +204,11 @@ def test_plain_text(prompt: str, concept: dict[str, Any], expected: str) -> None
     assert plain_text(prompt, [Concept(codes=codes, **concept)]) == expected
 
 
+def test_a_concept_without_a_word_is_what_the_generator_draws() -> None:
+    concept = Concept(codes=[spaces.get("w")().code({"w": torch.zeros(1, 16)})])
+    assert plain_text("<me> smiling", [concept], category="person") == "a person smiling"
+
+
 def test_ramp() -> None:
     assert ramp(0.025) == pytest.approx(0.5) and ramp(0.5) == 1.0
     assert ramp(0.875) == pytest.approx(0.5) and ramp(1.0) == pytest.approx(0.0)
@@ -189,7 +220,7 @@ def test_refusals(backbone, tmp_path, monkeypatch) -> None:
     concept = styled(backbone)
     monkeypatch.setattr(clip, "WEIGHTS", tmp_path)
     with pytest.raises(UserError, match="unified zoo build avatars/clip"):
-        run(backbone, [concept], "<me> brighter", TextEdit())
+        run(backbone, [concept], "<me> brighter", TextOptimisation())
     with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
         run(backbone, [concept], "<me> brighter")
 

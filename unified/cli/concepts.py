@@ -16,6 +16,7 @@ from unified.cli.options import (
     OutputPicture,
     PromptOption,
     SamplingOption,
+    SchemeSettings,
     Seed,
     SourceOption,
     console,
@@ -154,6 +155,7 @@ def generate(
     scheme: Annotated[
         str | None, typer.Option(help="How concept and prompt make pictures; default: what fits.")
     ] = None,
+    scheme_settings: SchemeSettings = None,
 ) -> None:
     """Make pictures with one concept or more.
 
@@ -170,6 +172,7 @@ def generate(
         negative_prompt=negative_prompt,
         sampling=settings(sampling, option="--sampling"),
         scheme=scheme,
+        scheme_settings=settings(scheme_settings, option="--scheme-settings"),
         output="pt",
     )
     write(images, output)

@@ -12,11 +12,13 @@ from unified.cli.options import (
     Count,
     OutputPicture,
     PromptOption,
+    SchemeSettings,
     Seed,
     SourceOption,
     console,
     drags,
     remarks,
+    settings,
     strengths,
 )
 from unified.errors import UserError
@@ -58,6 +60,7 @@ def edit(
     prompt: PromptOption = "",
     source: SourceOption = "",
     scheme: Annotated[str | None, typer.Option(help="How the edit is made; default: what fits.")] = None,
+    scheme_settings: SchemeSettings = None,
     output: OutputPicture = Path("out.png"),
     save: Annotated[Path | None, typer.Option(help="Write the edited concept too (.safetensors).")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Default: the model of the concept.")] = None,
@@ -107,6 +110,7 @@ def edit(
         "movable": None if mask is None else _mask(mask, backbone.resolution),
         "pictures": picture,
         "scheme": scheme,
+        "scheme_settings": settings(scheme_settings, option="--scheme-settings"),
     }
     if save is None:
         images = backbone.generate(concepts, **request, n=count, seed=seed, output="pt")

@@ -26,6 +26,10 @@ SamplingOption = Annotated[
     list[str] | None,
     typer.Option("--sampling", metavar="NAME=VALUE", help="A setting of the model's sampler, such as steps=30."),
 ]
+SchemeSettings = Annotated[
+    list[str] | None,
+    typer.Option("--scheme-settings", metavar="NAME=VALUE", help="A setting of the scheme; may be repeated."),
+]
 PromptOption = Annotated[
     str, typer.Option(help="What to show; the concept's name says where it goes, as in 'a portrait of <me>'.")
 ]

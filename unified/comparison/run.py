@@ -27,6 +27,7 @@ class Run:
     model: an embedded model's name, a path, a hub id, or a backbone. recipe: a registered name, a Recipe,
     "" for the backbone's own default, or "category" for the baseline without inversion.
     steps: overrides the recipe's, one value or one per stage. sampling: settings of the backbone's sampler.
+    scheme, scheme_settings: how prompts are answered; default: what fits.
     label: heading; default "model:recipe".
     """
 
@@ -34,6 +35,8 @@ class Run:
     recipe: str | Recipe = ""
     steps: int | Sequence[int] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    scheme: str | None = None
+    scheme_settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
 
     @property

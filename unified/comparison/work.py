@@ -176,7 +176,8 @@ def _cell(run: Run, backbone: Backbone, concept: Concept | None, key: str, numbe
     ask = work.asks[number]
     prompt = ask.text if concept is not None else ask.neutral
     name = f"{digest(ask.text)[:10]}-{seed}"
-    key = digest(key, prompt, seed, dict(run.sampling))
+    scheme = [run.scheme, dict(run.scheme_settings)] if run.scheme or run.scheme_settings else []
+    key = digest(key, prompt, seed, dict(run.sampling), *scheme)
     found = work.store.pictures(run.slug, name, key)
     marker = work.judge.marker(ask)
     about: dict[str, Any]
@@ -222,6 +223,8 @@ def _generate(run: Run, backbone: Backbone, concept: Concept | None, prompt: str
         n=1,
         seed=seed,
         sampling=run.sampling,
+        scheme=None if concept is None else run.scheme,
+        scheme_settings=None if concept is None else run.scheme_settings,
         output="pt",
         progress=work.progress,
     )

@@ -190,6 +190,7 @@ class Backbone(ABC):
         negative_prompt: str = "",
         sampling: Mapping[str, Any] | None = None,
         scheme: str | None = None,
+        scheme_settings: Mapping[str, Any] | None = None,
         output: Literal["pil", "pt", "np"] = "pil",
         progress: Progress | None = None,
     ) -> Any:
@@ -203,6 +204,7 @@ class Backbone(ABC):
         pictures: of what is asked for, such as one of the domain that pictures shall come to.
         n: how many; None: one per picture of a per-picture concept, else one.
         sampling: settings of this backbone's sampler by name, such as {"steps": 30, "guidance": 4.0}.
+        scheme: how concepts and target make pictures; None: what fits. scheme_settings: its own, by name.
         output: "pil" a list of PIL pictures; "pt" a tensor [n,3,H,W] in 0..1; "np" uint8 [n,H,W,3].
         Raises UserError if this backbone cannot do what is asked, naming what it can.
         """
@@ -229,7 +231,9 @@ class Backbone(ABC):
             negative_prompt=negative_prompt,
             sampling=dict(sampling or {}),
         )
-        images = generate(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
+        images = generate(
+            self, bound, target, seed=seed, scheme=scheme, settings=scheme_settings, progress=progress or Bar()
+        )
         return outputs[output](images)
 
     def edit(
@@ -245,6 +249,7 @@ class Backbone(ABC):
         n: int | None = None,
         seed: int = 0,
         scheme: str | None = None,
+        scheme_settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> list[Concept]:
         """The concepts that `generate` would make pictures of with the same arguments, to be kept.
@@ -266,7 +271,7 @@ class Backbone(ABC):
             pictures=self._pictures(pictures),
             n=n,
         )
-        return edit(self, bound, target, seed=seed, scheme=scheme, progress=progress or Bar())
+        return edit(self, bound, target, seed=seed, scheme=scheme, settings=scheme_settings, progress=progress or Bar())
 
     def _pictures(self, pictures: ImageInput | None) -> Tensor | None:
         """As a target holds them, of this backbone's size."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -75,6 +76,43 @@ class EditScheme(Scheme):
 
 
 schemes: Registry[Scheme] = Registry("scheme")
+
+
+def with_settings(scheme: Scheme, settings: Mapping[str, Any]) -> Scheme:
+    """The scheme with some of its numbers and texts changed; "part.name" reaches into a setting that has settings.
+
+    Raises UserError for a setting that the scheme lacks, naming those it has, or a value of another kind.
+    """
+    for name, value in settings.items():
+        scheme = _changed(scheme, name.split("."), value, scheme, name)
+    return scheme
+
+
+def _changed(part: Any, path: Sequence[str], value: Any, scheme: Scheme, name: str) -> Any:
+    first, *rest = path
+    fields = {f.name for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
+    now = getattr(part, first, None) if first in fields else None
+    if rest and dataclasses.is_dataclass(now):
+        return dataclasses.replace(part, **{first: _changed(now, rest, value, scheme, name)})
+    if rest or not isinstance(now, bool | int | float | str):
+        known = ", ".join(scheme_settings(scheme)) or "none"
+        raise UserError(f"The scheme {scheme.name!r} has no setting {name!r}; it has: {known}.")
+    fits = isinstance(value, type(now)) or (isinstance(now, float) and isinstance(value, int))
+    if not fits or isinstance(value, bool) != isinstance(now, bool):
+        raise UserError(f"The setting {name}={value!r} of the scheme {scheme.name!r} must be like {now!r}.")
+    return dataclasses.replace(part, **{first: type(now)(value)})
+
+
+def scheme_settings(scheme: Any, *, before: str = "") -> dict[str, bool | int | float | str]:
+    """The numbers and texts that `with_settings` can change, by name, with their values."""
+    found: dict[str, bool | int | float | str] = {}
+    for each in dataclasses.fields(scheme) if dataclasses.is_dataclass(scheme) else ():
+        value = getattr(scheme, each.name)
+        if isinstance(value, bool | int | float | str):
+            found[before + each.name] = value
+        elif not isinstance(value, type):
+            found |= scheme_settings(value, before=f"{before}{each.name}.")
+    return found
 
 
 def choose_scheme(
