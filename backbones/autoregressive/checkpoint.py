@@ -70,12 +70,13 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
 
 
 def save_emu3(parts: Emu3Parts, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write model (safetensors in `dtype`), tokenizer and layout. The model in memory is not changed."""
+    """Write model (safetensors in `dtype`), how to sample it, tokenizer and layout. The model in memory is not changed."""
     from transformers import Emu3ForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
     copy = Emu3ForConditionalGeneration(parts.model.config)
     copy.load_state_dict(parts.model.state_dict())
+    copy.generation_config = parts.model.generation_config
     copy.to(dtype).save_pretrained(folder)
     parts.prompts.tokenizer.save_pretrained(folder)
     parts.layout.save(folder)

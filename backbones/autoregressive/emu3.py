@@ -12,6 +12,7 @@ from backbones.autoregressive.drawing import TokenBackbone
 from backbones.autoregressive.network import Network, emu3_network
 from backbones.autoregressive.prompt import PromptBatch, left_pad
 from backbones.autoregressive.token_reader import BuiltPrompts
+from backbones.autoregressive.token_sampling import stored_sampling
 from unified.contract.backbone import backbones
 from unified.contract.view import View
 
@@ -31,6 +32,7 @@ class Emu3(BuiltPrompts, TokenBackbone):
         self.images = self.encoder = parts.images
         self.size = (parts.layout.height, parts.layout.width)
         self.pad = parts.prompts.pad
+        self.sampling = stored_sampling(parts.model.generation_config, self.sampling)
         self.length = int(parts.model.config.text_config.max_position_embeddings)
 
     # --- Tunable, Reads -----------------------------------------------------------------------------------

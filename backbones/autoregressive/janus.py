@@ -19,7 +19,7 @@ from backbones.autoregressive.drawing import TokenBackbone
 from backbones.autoregressive.image_tokenizer import ImageTokenizer, check_sides
 from backbones.autoregressive.network import Network
 from backbones.autoregressive.prompt import PromptBatch, left_pad, left_pad_embeddings, named_ids
-from backbones.autoregressive.token_sampling import TokenSampling
+from backbones.autoregressive.token_sampling import TokenSampling, stored_sampling
 from unified.contract.backbone import backbones
 from unified.contract.reference import Reference
 from unified.contract.view import View
@@ -89,6 +89,7 @@ class Janus(TokenBackbone):
         super().__init__(id, {"model": model})
         self.layout = layout or JanusLayout()
         self.tokenizer = tokenizer
+        self.sampling = stored_sampling(model.generation_config, self.sampling)
         self.images = self.encoder = JanusTokenizer(model.model.vqmodel)
         side = int(model.config.vq_config.num_patches)
         self.size = (side, side)

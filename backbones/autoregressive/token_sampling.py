@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch.nn import functional
 from backbones.autoregressive.choosing import SamplingSettings
 from unified.contract.backbone import Sampling
 from unified.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 Grid = Sequence[Sequence[float]]
 
@@ -40,6 +44,13 @@ class TokenSampling(Sampling):
         """The part that the sampling loop reads."""
         names = {field.name for field in fields(SamplingSettings)}
         return SamplingSettings(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in names})
+
+
+def stored_sampling(config: GenerationConfig | None, default: TokenSampling) -> TokenSampling:
+    """The default with what a checkpoint's `generation_config.json` says of how it wants to be sampled."""
+    names = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "guidance_scale": "guidance"}
+    said = {ours: getattr(config, theirs, None) for theirs, ours in names.items()}
+    return replace(default, **{name: value for name, value in said.items() if value is not None})
 
 
 def on_grid(values: Grid, size: tuple[int, int], *, what: str) -> Tensor:

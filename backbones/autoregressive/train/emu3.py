@@ -24,7 +24,7 @@ from backbones.autoregressive.checkpoint import Emu3Parts, assemble, save_emu3
 from backbones.autoregressive.image_tokenizer import ImageTokenizer
 from backbones.autoregressive.layout import AVATARS_LAYOUT, PromptLayout
 from backbones.autoregressive.prompt import left_pad
-from backbones.autoregressive.sampling import DEFAULT_SAMPLING, SamplingSettings, generators, sample_codes
+from backbones.autoregressive.sampling import SamplingSettings, generators, sample_codes
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
 from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
@@ -61,6 +61,7 @@ class Emu3Settings:
     warmup: int = 200
     weight_decay: float = 0.05
     half_life: float = 200.0
+    temperature: float = 0.5  # that the finished model is sampled with unless asked otherwise
     focus: float = 0.6  # share of the loss that goes to where the attributes show
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
 
@@ -266,7 +267,7 @@ def sample_pictures(
     examples: list[Example],
     codes: Callable[[int], Tensor],
     *,
-    settings: SamplingSettings = DEFAULT_SAMPLING,
+    settings: SamplingSettings,
     seed: int = 0,
 ) -> Tensor:
     """Pictures [B,3,H,W] in 0..1 of the texts and references of `examples`; the targets are not looked at."""
@@ -307,7 +308,9 @@ def export(
 ) -> None:
     """Write the model, its card with scores on held-out pictures, and samples."""
     out = build_settings.out
+    parts.model.generation_config.update(temperature=settings.temperature, do_sample=True)
     save_emu3(parts, out)
+    sampling = SamplingSettings(temperature=settings.temperature)
     few = AvatarSet(
         images=held_out.images[:400],
         masks=held_out.masks[:400],
@@ -336,8 +339,8 @@ def export(
         )
         for share in (0.0, 1.0)
     )
-    save_grid(sample_pictures(parts, plain, codes.__getitem__), out / "samples.png", columns=8)
-    sampled = sample_pictures(parts, single, codes.__getitem__)
+    save_grid(sample_pictures(parts, plain, codes.__getitem__, settings=sampling), out / "samples.png", columns=8)
+    sampled = sample_pictures(parts, single, codes.__getitem__, settings=sampling)
     shown = dataset.to_tensor(few.images).to(sampled.device)
     threes = [torch.stack([shown[e.references[0]], shown[e.target], s]) for e, s in zip(single, sampled, strict=True)]
     save_grid(torch.cat(threes), out / "references.png", columns=12)
