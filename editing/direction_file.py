@@ -27,7 +27,7 @@ from unified.errors import UserError
 from unified.files import cache_folder, write_file
 from unified.zoo.registry import WEIGHTS
 
-FORMAT = 3  # 1 had no methods, layers, changes and channels; 2 no paths
+FORMAT = 4  # 1 had no methods, layers, changes and channels; 2 no paths; 3 no strengths
 FILE = "directions.safetensors"
 KEY = "unified-directions"
 _MODEL = "model/"  # in front of the tensors that paths share
@@ -61,7 +61,7 @@ def save_directions(directions: Directions, path: str | Path) -> Path:
 
 def _values(direction: Direction | BentPath) -> dict[str, Any]:
     """What the JSON says of a direction or a path: everything but its tensors."""
-    numbers = {key: getattr(direction, key, math.nan) for key in ("deviation", "accuracy", "share")}
+    numbers = {key: getattr(direction, key, math.nan) for key in ("deviation", "accuracy", "share", "strength")}
     values: dict[str, Any] = {key: value for key, value in numbers.items() if math.isfinite(value)}
     if direction.layers:
         values["layers"] = list(direction.layers)
@@ -193,7 +193,14 @@ def known_directions(backbone: Backbone) -> list[Directions]:
     """The directions of a GAN by method, the default method first. Raises UserError if a file is damaged."""
     files = direction_files(backbone.fingerprint)
     order = sorted(files, key=lambda method: (method != DEFAULT_METHOD, method))
-    return [load_directions(files[method], backbone) for method in order]
+    return [_read_once(files[method], backbone) for method in order]
+
+
+def _read_once(path: Path, backbone: Backbone) -> Directions:
+    """The directions of a file, read again only when it has changed: every edit asks for all of them."""
+    stamp = path.stat()
+    key = ("directions", str(path), stamp.st_mtime_ns, stamp.st_size)
+    return backbone.once(key, lambda: load_directions(path, backbone))
 
 
 def merged(backbone: Backbone, parts: list[Directions]) -> Directions:

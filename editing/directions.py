@@ -36,7 +36,8 @@ class Direction:
     1 moves by. accuracy: of its boundary on held-out samples, 0..1. share: of the samples that show the value,
     0..1. layers: first and last layer that it moves, where an edit names none; None: all. changes: value of an
     attribute -> share of samples that show it at strength 3 less that at strength -3, in -1..1, as the
-    classifier sees them. channels: layer -> size for a direction of style channels; empty for w.
+    classifier sees them. channels: layer -> size for a direction of style channels; empty for w. strength: that
+    shows the value in most samples and leaves the other attributes alone as far as can be; NaN: not measured.
     """
 
     vector: Tensor
@@ -46,6 +47,7 @@ class Direction:
     layers: tuple[int, int] | None = None
     changes: Mapping[str, float] = field(default_factory=dict)
     channels: Mapping[str, int] = field(default_factory=dict)
+    strength: float = float("nan")
 
     def shift(self, number: int) -> Tensor:
         """What strength 1 adds: to styles [number, width], or to the channels of all layers [channels]."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from editing.by_text import by_text, text_methods
 from editing.direction_file import known_directions
 from editing.directions import Direction, Directions, named_by_change
 from editing.paths import Path
 from unified.contract.backbone import Backbone, Renders
-from unified.directions_hook import direction_sources
+from unified.directions_hook import ValueEdit, direction_sources
 
 _SHOWN = 3  # changes of a component that a line names
+_STRENGTH = 3.0  # where no file says what shows a value: the end of what samples span
+_TEXT_STRENGTH = 4.0  # of directions made from words (Patashnik et al. 2021, section 6: 3 to 5)
 
 
 class AttributeDirections:
@@ -33,6 +36,22 @@ class AttributeDirections:
             found[f"{name}:TEXT"] = text_methods.get(name).about(backbone)
         return found
 
+    def towards(self, backbone: Backbone, wanted: Mapping[str, str]) -> list[ValueEdit]:
+        if not isinstance(backbone, Renders):
+            return []
+        found: list[ValueEdit] = []
+        for part in known_directions(backbone):
+            named = {name: (name, 1.0) for name in part.every} | named_by_change(part.every)
+            for value in wanted:
+                if value in named:
+                    name, sign = named[value]
+                    own = getattr(part.every[name], "strength", math.nan)
+                    strength = sign * (own if math.isfinite(own) else _STRENGTH)
+                    found.append(ValueEdit(part.method, value, f"{part.method}:{name}", strength))
+        for method in by_text(backbone):
+            found += [ValueEdit(method, v, f"{method}:{words}", _TEXT_STRENGTH) for v, words in wanted.items()]
+        return found
+
 
 def about(direction: Direction | Path, of: Directions, *, called: str = "") -> str:
     """One line on a direction. called: the attribute values that a component is named by."""
@@ -42,6 +61,8 @@ def about(direction: Direction | Path, of: Directions, *, called: str = "") -> s
     if direction.changes:
         largest = sorted(direction.changes.items(), key=lambda pair: -abs(pair[1]))[:_SHOWN]
         parts.append("changes " + ", ".join(f"{value} {change:+.0%}" for value, change in largest))
+    if isinstance(direction, Direction) and math.isfinite(direction.strength):
+        parts.append(f"strength {direction.strength:g} shows it")
     if called:
         parts.append(f"also called {called}")
     if isinstance(direction, Path):

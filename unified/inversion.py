@@ -170,13 +170,7 @@ def _checkpoint(settings: InvertSettings, number: int, group: Sequence[int]) -> 
 
 def _merge(members: Sequence[Member]) -> Member:
     """Several concepts whose codes are all per picture, as one of all their pictures."""
-    earlier = []
-    for parts in zip(*(m.earlier for m in members), strict=True):
-        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-        code = parts[0].with_tensors(tensors)
-        if "pictures" in code.meta:
-            code.meta["pictures"] = [entry for part in parts for entry in part.meta["pictures"]]
-        earlier.append(code)
+    earlier = [Code.together(parts) for parts in zip(*(m.earlier for m in members), strict=True)]
     return Member(join([m.reference for m in members]), earlier, members[0].carrier)
 
 

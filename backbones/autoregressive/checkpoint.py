@@ -70,7 +70,7 @@ def load_emu3(folder: Path, *, dtype: torch.dtype = torch.float32) -> Emu3Parts:
 
 
 def save_emu3(parts: Emu3Parts, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write model (safetensors in `dtype`), how to sample it, tokenizer and layout. The model in memory is not changed."""
+    """Write model (safetensors in `dtype`), how to sample it, tokenizer and layout; the model is not changed."""
     from transformers import Emu3ForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)

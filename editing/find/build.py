@@ -51,23 +51,29 @@ def _supervised(directions: Directions) -> bool:
 
 
 def effects(backbone: Backbone, judge: Judge, items: Mapping[str, Direction | Path]) -> dict[str, tuple[float, float]]:
-    """Direction -> share of 64 samples that show its value as they are, and moved by strength 3."""
+    """Direction -> share of 64 samples that show its value as they are, and moved by its strength (else 3)."""
     number, _ = gan_of(backbone).style_shape()
     before = effect(backbone, judge.classifier, None)
     return {
         name: (
             before[name],
-            effect(backbone, judge.classifier, scaled_shift(direction, CHANGE_STRENGTH, number))[name],
+            effect(backbone, judge.classifier, scaled_shift(direction, strength_of(direction), number))[name],
         )
         for name, direction in items.items()
     }
+
+
+def strength_of(direction: Direction | Path) -> float:
+    """The direction's own strength, or the one that changes are measured with."""
+    own = getattr(direction, "strength", math.nan)
+    return own if math.isfinite(own) else CHANGE_STRENGTH
 
 
 def supervised_table(directions: Directions, effects: Mapping[str, tuple[float, float]]) -> str:
     """Markdown: how well each value's direction shows it."""
     rows = "\n".join(
         f"| {name} | {_percent(d.share)} | {_percent(d.accuracy)} | {100 * effects[name][0]:.0f} % |"
-        f" {100 * effects[name][1]:.0f} % |"
+        f" {strength_of(d):g} | {100 * effects[name][1]:.0f} % |"
         for name, d in directions.every.items()
     )
     left_out = "\n".join(f"- {name}: {reason}" for name, reason in directions.left_out.items()) or "- none"
@@ -76,10 +82,10 @@ def supervised_table(directions: Directions, effects: Mapping[str, tuple[float, 
 {finders.get(directions.method).summary}. Data: {directions.data}. Judge: {directions.extractor}.
 
 Share of the samples that show the value, accuracy on samples, and share of 64 other samples that show it
-before and after moving by strength {CHANGE_STRENGTH:g}:
+before and after moving by the strength that the file recommends ({CHANGE_STRENGTH:g} where it has none):
 
-| direction | shown | accuracy | before | after |
-|---|---|---|---|---|
+| direction | shown | accuracy | before | strength | after |
+|---|---|---|---|---|---|
 {rows}
 
 Without a direction:

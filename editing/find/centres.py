@@ -17,6 +17,7 @@ from editing.directions import Direction, Directions
 from editing.find.finder import Finder, register
 from editing.find.interfacegan import check_found, rarity
 from editing.find.judging import BATCH, Judge, judge
+from editing.find.reach import with_reach
 from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
@@ -94,6 +95,7 @@ def class_centres(
     )
     items, left_out = centres_from(latents, scores, judged.classifier.vocabulary, settings)
     check_found(items, backbone, judged.name)
+    items = with_reach(backbone, judged.classifier, items, latents, scores, rng=rng, progress=progress)
     data = f"{settings.samples:,} random samples, truncation {settings.truncation:g}, those judged with"
     data += f" a probability of {settings.confidence:g} or more"
     return Directions(items, backbone.id, backbone.fingerprint, judged.name, settings.samples, left_out, METHOD, data)

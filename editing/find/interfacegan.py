@@ -10,11 +10,14 @@ from torch import Tensor
 from editing.directions import DEFAULT_METHOD, Direction, Directions
 from editing.find.finder import Finder, register
 from editing.find.judging import BATCH, Classifier, Judge, judge
+from editing.find.reach import with_reach
 from editing.latent.interfacegan import boundary
 from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.errors import UserError
+
+SOFTNESS = 1e-5  # of the embedded directions
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,13 @@ def directions_from(
             if reason is not None:
                 left_out[name] = reason
                 continue
-            found = boundary(latents, score, fraction=min(max(share, least), largest), softness=settings.softness)
+            found = boundary(
+                latents,
+                score,
+                fraction=min(max(share, least), largest),
+                softness=settings.softness,
+                shown=scores[attribute].argmax(1) if len(values) > 2 else None,
+            )
             deviation = float((latents @ found.normal).std())
             items[name] = Direction(found.normal, deviation, found.accuracy, share)
     return items, left_out
@@ -84,17 +93,19 @@ def find_directions(
     samples that show it most and least. extractor: the classifier's name, kept in the file. Raises UserError
     if the backbone is no GAN, or no value has a direction.
     """
+    rng = rng or Random(0).child("directions")
     latents, scores = judge(
         backbone,
         classifier,
         range(settings.samples),
         truncation=settings.truncation,
         batch=settings.batch,
-        rng=rng or Random(0).child("directions"),
+        rng=rng,
         progress=progress,
     )
     items, left_out = directions_from(latents, scores, classifier.vocabulary, settings)
     check_found(items, backbone, extractor)
+    items = with_reach(backbone, classifier, items, latents, scores, rng=rng, progress=progress)
     data = f"{settings.samples:,} random samples, truncation {settings.truncation:g}"
     return Directions(
         items, backbone.id, backbone.fingerprint, extractor, settings.samples, left_out, DEFAULT_METHOD, data
@@ -110,9 +121,9 @@ def check_found(items: Mapping[str, object], backbone: Backbone, extractor: str)
 
 
 def _search(backbone: Backbone, judge: Judge, *, samples: int | None, rng: Random, progress: Progress) -> Directions:
-    # A soft boundary lies nearer to the difference of the means: at the same strength it moves more of the avatars
-    # to the value (sunglasses 77 % instead of 42 %, a big smile 69 % instead of 42 %).
-    settings = FindSettings(samples=samples or FindSettings.samples, softness=0.01)
+    # The normal of a hard boundary tells classes apart and need not be the way from one to the other: it leans away
+    # from whatever else varies. The softer the boundary, the nearer its normal is to the difference of the means.
+    settings = FindSettings(samples=samples or FindSettings.samples, softness=SOFTNESS)
     return find_directions(
         backbone, judge.classifier, extractor=judge.name, settings=settings, rng=rng, progress=progress
     )

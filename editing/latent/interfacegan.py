@@ -37,6 +37,7 @@ def boundary(
     fraction: float = 0.02,
     training: float = 0.7,
     softness: float = 1.0,
+    shown: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Boundary:
     """The hyperplane between the samples with the highest and with the lowest scores (section 4.1).
@@ -44,7 +45,10 @@ def boundary(
     latents: [N, D]. scores: [N], any increasing measure of how much the attribute is shown. fraction: share
     of the samples taken from each end, in (0, 0.5]. training: share of these that the linear support vector
     classifier is fitted to; the others give the accuracy. softness: its penalty C; the latents are scaled to
-    unit spread before, so that it means the same for every generator. generator: of the split.
+    unit spread before, so that it means the same for every generator. shown: int [N], which of several values
+    each sample shows: the low end is then taken from the samples of every value but that of the high end, evenly (the
+    paper's attributes have two values; of more, the lowest scores are all of the one that is most unlike, and the
+    boundary would be towards that one). generator: of the split.
     Raises UserError if the shapes do not fit, the scores do not differ or the samples are too few.
     """
     from sklearn.svm import LinearSVC
@@ -65,6 +69,8 @@ def boundary(
         )
     order = scores.argsort(stable=True)
     lowest, highest = order[:count], order[-count:]
+    if shown is not None:
+        lowest = _evenly(order, shown, int(shown[highest].mode().values), count)
     shuffle = torch.randperm(count, generator=generator or torch.Generator().manual_seed(0))
     points = latents.double()
     points = (points - points.mean(0)) / points.var(0).mean().sqrt().clamp(min=1e-12)
@@ -79,6 +85,18 @@ def boundary(
     normal = functional.normalize(torch.from_numpy(machine.coef_[0]), dim=0)
     accuracy = float(machine.score(*(value.numpy() for value in part(slice(fitted, None)))))
     return Boundary(normal.to(latents.dtype), accuracy, 2 * (count - fitted))
+
+
+def _evenly(order: Tensor, shown: Tensor, value: int, count: int) -> Tensor:
+    """`count` rows of `order` (by rising score) that show another value: of each one the lowest, evenly.
+
+    Where a value has too few, the others give more. Raises UserError if all of them together are too few.
+    """
+    groups = [order[shown[order] == other] for other in shown.unique().tolist() if other != value]
+    ranks = torch.cat([torch.arange(len(group)) for group in groups]) if groups else torch.empty(0)
+    if len(ranks) < count:
+        raise UserError(f"Only {len(ranks)} samples show another value; {count} are needed: take more samples.")
+    return torch.cat(groups)[ranks.argsort(stable=True)[:count]]
 
 
 def conditional(primal: Tensor, *others: Tensor) -> Tensor:

@@ -97,3 +97,19 @@ def test_conditional_keeps_the_other_scores(seed: int, others: int, width: int) 
 def test_conditional_on_itself_is_refused() -> None:
     with pytest.raises(UserError, match="nothing is left"):
         conditional(unit(1, 2, 3), unit(1, 0, 0), unit(0, 2, 3))
+
+
+def test_the_low_end_of_one_of_several_values_is_taken_evenly_from_the_others() -> None:
+    """Values at corners of a triangle; the score is lowest for one of them, which alone would give the boundary."""
+    generator = torch.Generator().manual_seed(6)
+    shown = torch.arange(3000) % 3
+    corners = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    latents = 5 * corners[shown] + 0.3 * torch.randn(3000, 3, generator=generator)
+    scores = torch.tensor([5.0, -1.0, -9.0])[shown] + 0.1 * torch.randn(3000, generator=generator)
+    one_sided = boundary(latents, scores, fraction=0.3, softness=1e-5)
+    torch.testing.assert_close(one_sided.normal, unit(1, 0, -1), atol=0.05, rtol=0)
+    even = boundary(latents, scores, fraction=0.3, shown=shown, softness=1e-5)
+    torch.testing.assert_close(even.normal, unit(2, -1, -1), atol=0.05, rtol=0)
+    assert even.accuracy == 1.0
+    with pytest.raises(UserError, match="show another value"):
+        boundary(latents, scores, fraction=0.3, shown=torch.zeros_like(shown))

@@ -233,10 +233,13 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in words(text.replace("{}", " "))})
 
 
+def is_hidden(name: str, row: Mapping[str, str]) -> bool:
+    """Whether a picture of these attributes cannot show what `name` is: dark lenses hide the eyes."""
+    return name == "eyes" and row.get("glasses") == "sunglasses"
+
+
 def _is_visible(name: str, row: Mapping[str, str]) -> bool:
-    if name == "eyes" and row.get("glasses") == "sunglasses":
-        return False  # dark lenses hide the eyes
-    return (name, row[name]) not in ABSENT
+    return not is_hidden(name, row) and (name, row[name]) not in ABSENT
 
 
 def _is_said(name: str, row: Mapping[str, str], rng: random.Random, drop: float) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from unified.cli import protocols
-from unified.cli.measuring import model_and_recipe
+from unified.cli.drag_scores import drags
+from unified.cli.edit_scores import edits
+from unified.cli.measuring import judges, model_and_recipe
 from unified.cli.options import console, remarks
-
-if TYPE_CHECKING:
-    from unified.evaluation.avatarbench import Judges
 
 app = typer.Typer(
     help="Measure: embedded models and recipes on the avatars, folders of pictures by the published protocols.",
@@ -24,20 +23,10 @@ app = typer.Typer(
 )
 for _name, _command in protocols.COMMANDS.items():
     app.command(_name)(_command)
+app.command()(edits)
+app.command()(drags)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedded model, a checkpoint or a hub id.")]
-
-
-def judges() -> Judges:
-    """The embedded extractors; CLIP only if its weights are here."""
-    from unified.evaluation.avatarbench import Judges
-    from unified.extractors import attributes, clip, identity
-
-    embedder = identity.load()
-    if not clip.present():
-        return Judges(embedder.embed, attributes.load())
-    scorer = clip.load()
-    return Judges(embedder.embed, attributes.load(), scorer.image_features, scorer.text_features)
 
 
 @app.command()

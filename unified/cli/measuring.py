@@ -12,6 +12,7 @@ from unified.cli.options import console, remarks
 from unified.errors import UserError
 
 if TYPE_CHECKING:
+    from unified.evaluation.avatarbench import Judges
     from unified.evaluation.subjects import Protocol, Subject
     from unified.evaluation.table import Result
 
@@ -22,6 +23,18 @@ def model_and_recipe(run: str) -> tuple[str, str]:
     if not colon:
         raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
     return model, recipe
+
+
+def judges() -> Judges:
+    """The embedded extractors; CLIP only if its weights are here."""
+    from unified.evaluation.avatarbench import Judges
+    from unified.extractors import attributes, clip, identity
+
+    embedder = identity.load()
+    if not clip.present():
+        return Judges(embedder.embed, attributes.load())
+    scorer = clip.load()
+    return Judges(embedder.embed, attributes.load(), scorer.image_features, scorer.text_features)
 
 
 def evaluate_folders(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -50,3 +51,12 @@ class Code:
         if "pictures" in self.meta:
             picked.meta["pictures"] = [self.meta["pictures"][row] for row in rows]
         return picked
+
+    @staticmethod
+    def together(parts: Sequence[Code]) -> Code:
+        """One code of the pictures of all these per-picture codes, in their order: the inverse of `pick`."""
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        joined = parts[0].with_tensors(tensors)
+        if "pictures" in joined.meta:
+            joined.meta["pictures"] = [entry for part in parts for entry in part.meta["pictures"]]
+        return joined

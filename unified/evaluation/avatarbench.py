@@ -134,7 +134,8 @@ def score_concept(
     if concept is not None and concept.pictures is not None:
         rebuilt = backbone.generate(concept, output="pt", progress=Silent())
         originals = backbone.reference(person.images[:pictures]).images
-        found |= score_reconstruction(rebuilt, originals, judges)
+        if len(rebuilt) == len(originals):  # pictures that are only shown to the model are not given back
+            found |= score_reconstruction(rebuilt, originals, judges)
     asked = pick_prompts(person, prompts)
     if not asked:
         return found

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from backbones.autoregressive.checkpoint import Emu3Parts
+from backbones.autoregressive.checkpoint import Emu3Parts, load_emu3, save_emu3
 from backbones.autoregressive.choosing import SamplingSettings, draw, guide, truncate
 from backbones.autoregressive.decoder import Appended, Decoder
+from backbones.autoregressive.emu3 import Emu3
 from backbones.autoregressive.module_reader import ModuleReader
 from backbones.autoregressive.network import emu3_network
 from backbones.autoregressive.prompt import PromptBatch, left_pad, left_pad_embeddings
 from backbones.autoregressive.readers import FusedReader, Reader, read_whole
 from backbones.autoregressive.sampling import draw_codes, generators, picture_logits, sample_codes, teacher_forced
+from backbones.autoregressive.token_sampling import TokenSampling
 from tests.perf.autoregressive import our_codes, transformers_codes
 from tests.tiny.autoregressive import TINY_LAYOUT, TINY_RELEASED_LAYOUT, tiny_emu3
 from unified.contract.memory import Memory, join_memories
@@ -396,3 +399,12 @@ def test_bad_input_is_refused(parts: Emu3Parts) -> None:
             vocabulary=parts.vocabulary,
             generators=generators([0, 1, 2]),
         )
+
+
+def test_a_checkpoint_says_how_it_wants_to_be_sampled(tmp_path: Path) -> None:
+    parts = tiny_emu3()
+    assert Emu3("plain", parts).sampling == TokenSampling()
+    parts.model.generation_config.update(temperature=0.25, top_k=7, guidance_scale=2.5, do_sample=True)
+    save_emu3(parts, tmp_path)
+    stored = Emu3("stored", load_emu3(tmp_path)).sampling
+    assert stored == TokenSampling(temperature=0.25, top_k=7, guidance=2.5)
