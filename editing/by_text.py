@@ -12,7 +12,10 @@ from unified.contract.registry import Registry
 
 
 class TextMethod(Protocol):
-    """Makes directions of a backbone from words."""
+    """Makes directions of a backbone from words. strength: that such an edit is recommended with."""
+
+    @property
+    def strength(self) -> float: ...
 
     def maker(self, backbone: Backbone) -> Callable[[str], Direction | Path] | None:
         """What makes them, or None if what it needs was not prepared for this backbone."""

@@ -86,6 +86,7 @@ class DeltaEdits:
     """Makes paths from words where `unified edit --find deltaedit` prepared the backbone."""
 
     clip: Callable[[], TextScorer] = embedded_clip
+    strength: float = 1.0
 
     def maker(self, backbone: Backbone) -> Callable[[str], Direction | Path] | None:
         path = delta_file(backbone.fingerprint) if isinstance(backbone, Styled) else None

@@ -14,7 +14,6 @@ from unified.directions_hook import ValueEdit, direction_sources
 
 _SHOWN = 3  # changes of a component that a line names
 _STRENGTH = 3.0  # where no file says what shows a value: the end of what samples span
-_TEXT_STRENGTH = 4.0  # of directions made from words (Patashnik et al. 2021, section 6: 3 to 5)
 
 
 class AttributeDirections:
@@ -49,7 +48,8 @@ class AttributeDirections:
                     strength = sign * (own if math.isfinite(own) else _STRENGTH)
                     found.append(ValueEdit(part.method, value, f"{part.method}:{name}", strength))
         for method in by_text(backbone):
-            found += [ValueEdit(method, v, f"{method}:{words}", _TEXT_STRENGTH) for v, words in wanted.items()]
+            strength = text_methods.get(method).strength
+            found += [ValueEdit(method, v, f"{method}:{words}", strength) for v, words in wanted.items()]
         return found
 
 

@@ -69,9 +69,13 @@ def category_text(backbone: Backbone, method: str) -> str:
 
 @dataclass(frozen=True)
 class GlobalDirections:
-    """Makes directions from words where `unified edit --find styleclip` prepared the backbone."""
+    """Makes directions from words where `unified edit --find styleclip` prepared the backbone.
+
+    strength: as `TextMethod`'s; the paper's figures use 3 to 5 (section 6).
+    """
 
     clip: Callable[[], TextScorer] = embedded_clip
+    strength: float = 4.0
 
     def maker(self, backbone: Backbone) -> Callable[[str], Direction] | None:
         path = effects_file(backbone.fingerprint) if isinstance(backbone, Styled) else None

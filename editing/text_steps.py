@@ -39,6 +39,7 @@ class TextStepEdits:
     """
 
     clip: Callable[[], TextScorer] = embedded_clip
+    strength: float = 1.0
 
     def maker(self, backbone: Backbone) -> Callable[[str], Direction] | None:
         path = steps_file(backbone.fingerprint) if isinstance(backbone, Renders) else None

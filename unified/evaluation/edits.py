@@ -240,10 +240,7 @@ def summarise(scores: Sequence[EditScore], *, each: bool = False) -> list[Summar
 
 
 def results(run: str, summaries: Sequence[Summary], *, protocol: str = PROTOCOL) -> list[Result]:
-    """One result for each method of a run, for `unified evaluate table`: metrics such as "glasses changed".
-
-    protocol: also says how edits were asked for, since only those asked for alike can be compared.
-    """
+    """A result for each method of a run, such as "glasses changed". protocol: also says how edits were asked for."""
     by_method: dict[str, dict[str, Measured]] = {}
     for summary in summaries:
         for name, found in summary.scores.items():
