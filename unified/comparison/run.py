@@ -27,17 +27,16 @@ class Run:
     model: an embedded model's name, a path, a hub id, or a backbone. recipe: a registered name, a Recipe,
     "" for the backbone's own default, or "category" for the baseline without inversion.
     steps: overrides the recipe's, one value or one per stage. sampling: settings of the backbone's sampler.
-    scheme, scheme_settings: how prompts are answered; default: what fits.
-    label: heading; default "model:recipe".
+    label: heading; default "model:recipe". scheme, scheme_settings: how prompts are answered; default: what fits.
     """
 
     model: str | Path | Backbone
     recipe: str | Recipe = ""
     steps: int | Sequence[int] | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
     scheme: str | None = None
     scheme_settings: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
 
     @property
     def is_baseline(self) -> bool:
