@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,19 +16,14 @@ from editing.directions import Direction
 from editing.find.deltaedit import METHOD, Delta, delta_file, load_delta
 from editing.find.styleclip import effects_file, load_effects
 from editing.latent.styleclip import text_direction
-from editing.nada import neutral_text
 from editing.paths import Here, Path, Shift
 from editing.scorers import TextScorer, embedded_clip
-from editing.styleclip import plain_text
 from editing.styleclip_global import Wish, category_text
-from editing.styles import channel_sizes, style_places, with_samples
-from editing.wording import asked
+from editing.styles import channel_sizes, style_places
+from editing.worded_edit import WordedEdit, Words
 from unified.contract.backbone import Backbone, Renders, Styled
 from unified.contract.concept import Concept
-from unified.contract.progress import Progress
-from unified.contract.random import Random
-from unified.contract.scheme import EditScheme, schemes
-from unified.contract.target import Target
+from unified.contract.scheme import schemes
 from unified.errors import UserError
 
 BETA = 0.03  # the authors' threshold of relevance
@@ -109,7 +105,7 @@ class DeltaEdits:
 
 
 @dataclass(frozen=True)
-class TextPictureDelta(EditScheme):
+class TextPictureDelta(WordedEdit):
     """Move each picture's style channels as DeltaEdit's mapper says of the texts' difference: no optimisation.
 
     strength: of the mapper's step. Needs what `unified edit --find deltaedit` prepares. The same as the edit
@@ -118,37 +114,28 @@ class TextPictureDelta(EditScheme):
 
     name: ClassVar[str] = "text-picture-delta"
     needs: ClassVar[tuple[type, ...]] = (Renders, Styled)
-    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "source"})
 
     strength: float = 1.0
     beta: float = BETA
-    clip: Callable[[], TextScorer] = embedded_clip
 
-    def edited(
-        self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
-    ) -> list[Concept]:
-        bound = with_samples(backbone, concepts, target, rng=rng)
-        if not target.prompt:
-            return bound
+    def prepared(self, backbone: Backbone) -> pathlib.Path:
         file = delta_file(backbone.fingerprint)
         if file is None:
             raise UserError(
                 f"No mapper of {backbone.id} was trained: `unified edit --find {METHOD}` does, or choose another"
                 " scheme: 'text-edit' or 'text-global'."
             )
-        neutral = neutral_text(backbone, target.source, concepts)
-        wish = Wish(plain_text(target.prompt, concepts, category=backbone.category), neutral, self.beta)
-        scorer = self.clip()
-        with torch.no_grad():
-            share = float(asked(scorer, wish.target, wish.neutral).norm())
-            if share == 0:  # the prompt only words the source otherwise
-                return bound
-            path = path_of(backbone, load_delta(file, backbone), scorer, wish)
+        return file
+
+    def moved(self, backbone: Backbone, concepts: Sequence[Concept], file: pathlib.Path, words: Words) -> list[Concept]:
+        wish = Wish(words.target, words.neutral, self.beta)
+        path = path_of(backbone, load_delta(file, backbone), words.scorer, wish)
+        strength = float(words.step.norm()) * self.strength
         found = []
-        for concept in bound:
+        for concept in concepts:
             if style_places(concept):
-                with torch.no_grad(), backbone.bound(concept) as view:
-                    shift = path.shift(Here(view), share * self.strength)
+                with backbone.bound(concept) as view:
+                    shift = path.shift(Here(view), strength)
                 concept = apply_shift(backbone, concept, shift)
             found.append(concept)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -13,19 +14,15 @@ from editing.apply import apply_shift
 from editing.by_text import text_methods
 from editing.directions import Direction
 from editing.find.text_steps import METHOD, load_steps, steps_file
-from editing.nada import neutral_text
 from editing.paths import Shift
 from editing.scorers import TextScorer, embedded_clip
-from editing.styleclip import plain_text
 from editing.styleclip_global import Wish, category_text
-from editing.styles import gan_of, style_places, with_samples
+from editing.styles import gan_of, style_places
+from editing.worded_edit import WordedEdit, Words
 from editing.wording import asked
 from unified.contract.backbone import Backbone, Renders
 from unified.contract.concept import Concept
-from unified.contract.progress import Progress
-from unified.contract.random import Random
-from unified.contract.scheme import EditScheme, schemes
-from unified.contract.target import Target
+from unified.contract.scheme import schemes
 from unified.errors import UserError
 
 STRENGTH = 0.8  # in CLIP's space, where unit vectors are pictures: about what one attribute makes
@@ -66,7 +63,7 @@ class TextStepEdits:
 
 
 @dataclass(frozen=True)
-class TextSteps(EditScheme):
+class TextSteps(WordedEdit):
     """Move the concept's styles by what the prompt says beyond the source: no optimisation.
 
     strength: length of the step in CLIP's space, whose pictures are unit vectors. Needs what `unified edit --find
@@ -75,32 +72,23 @@ class TextSteps(EditScheme):
 
     name: ClassVar[str] = METHOD
     needs: ClassVar[tuple[type, ...]] = (Renders,)
-    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "source"})
 
     strength: float = STRENGTH
-    clip: Callable[[], TextScorer] = embedded_clip
 
-    def edited(
-        self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
-    ) -> list[Concept]:
-        bound = with_samples(backbone, concepts, target, rng=rng)
-        if not target.prompt:
-            return bound
+    def prepared(self, backbone: Backbone) -> Path:
         path = steps_file(backbone.fingerprint)
         if path is None:
             raise UserError(
                 f"What texts mean in the styles of {backbone.id} was not measured: `unified edit --find {METHOD}` does,"
                 " or choose another scheme: 'text-optimisation' or 'zero-shot-domain'."
             )
-        with torch.no_grad():
-            neutral = neutral_text(backbone, target.source, concepts)
-            step = asked(self.clip(), plain_text(target.prompt, concepts, category=backbone.category), neutral)
-            styles = self.strength * load_steps(path, backbone).shift(step)
-        if not bool(styles.any()):
-            return bound
+        return path
+
+    def moved(self, backbone: Backbone, concepts: Sequence[Concept], file: Path, words: Words) -> list[Concept]:
+        styles = self.strength * load_steps(file, backbone).shift(words.step)
         number, _ = gan_of(backbone).style_shape()
         shift = Shift(styles=styles.expand(number, -1))
-        return [apply_shift(backbone, c, shift) if style_places(c) else c for c in bound]
+        return [apply_shift(backbone, c, shift) if style_places(c) else c for c in concepts]
 
 
 text_methods.register(METHOD, TextStepEdits())

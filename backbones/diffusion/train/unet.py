@@ -24,6 +24,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from backbones.diffusion.train import autoencoder as autoencoder_training
 from backbones.diffusion.train import clip as clip_training
 from backbones.diffusion.train import common
+from backbones.diffusion.train.agreement import agreement
 from backbones.diffusion.train.common import Pictures
 from unified.errors import UserError
 from unified.zoo.focus import focus_map
@@ -278,7 +279,6 @@ def sample(
     return output.images.float() * 2 - 1
 
 
-@torch.no_grad()
 def evaluate(
     pipeline: StableDiffusionPipeline,
     judge: CLIPModel,
@@ -288,33 +288,16 @@ def evaluate(
     samples: int = 64,
     guidance: float = 3.0,
 ) -> dict[str, Any]:
-    """Share of samples in which `judge`, zero-shot, finds the value of an attribute that was asked for.
-
-    Each prompt asks for one value of one attribute, in turn over the attributes; the judge chooses between
-    all values that occur in `pictures`. Beside it, what the judge finds on real pictures: its own ceiling.
-    """
-    names = list(pictures.attributes)
-    found: dict[str, list[bool]] = {name: [] for name in names}
-    asked = [names[index % len(names)] for index in range(samples)]
-    classes = {name: pictures.classes(name) for name in names}
-    wanted = [(index // len(names)) % len(classes[name][1]) for index, name in enumerate(asked)]
-    prompts = [classes[name][1][value] for name, value in zip(asked, wanted, strict=True)]
-    images = torch.cat(
-        [sample(pipeline, prompts[at : at + 32], guidance=guidance, seed=at) for at in range(0, samples, 32)]
+    """How often the model draws what it is asked for; see `agreement`."""
+    found = agreement(
+        lambda prompts, seed: sample(pipeline, prompts, guidance=guidance, seed=seed),
+        judge,
+        pipeline.tokenizer,
+        pictures=pictures,
+        validation=validation,
+        samples=samples,
     )
-    features = clip_training.picture_features(judge, images)
-    for name, value, feature in zip(asked, wanted, features, strict=True):
-        ids = clip_training.tokenize(pipeline.tokenizer, classes[name][1])
-        guess = (clip_training.text_features(judge, ids) @ feature).argmax()
-        found[name].append(int(guess) == value)
-    ceiling = clip_training.evaluate(judge, pipeline.tokenizer, validation, limit=512)
-    return {
-        "agreement": {name: round(sum(hits) / len(hits), 3) for name, hits in found.items() if hits},
-        "judge": "avatars/clip, zero-shot",
-        "judge_on_real_pictures": ceiling["zero_shot_accuracy"],
-        "samples": samples,
-        "guidance": guidance,
-    }
+    return found | {"guidance": guidance}
 
 
 def export(pipeline: StableDiffusionPipeline, scores: Mapping[str, Any], *, validation: Pictures, out: Path) -> None:
