@@ -13,8 +13,9 @@ from unified.errors import UserError
 
 def compare(
     pictures: Annotated[
-        list[str], typer.Argument(metavar="PICTURES", help="Picture files or folders, or avatarbench/person-01 to -30.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="PICTURES", help="Picture files or folders, or avatarbench/person-01 to -30."),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the report, and of what is finished.")
     ] = Path("report"),
@@ -42,6 +43,14 @@ def compare(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read, naming each, and go on.")
     ] = False,
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Instead, measure a published table again on avatarbench: gan-inversion. Takes --runs and --people.",
+        ),
+    ] = "",
+    people: Annotated[int, typer.Option(help="How many of the 30 held-out people; for --suite.", min=2, max=30)] = 30,
 ) -> None:
     """Give the same pictures and prompts to several models and recipes, and write a report.
 
@@ -51,11 +60,24 @@ def compare(
     Example: unified compare a.png b.png --runs avatars/stylegan2:pti,avatars/emu3:two-stage --output report
 
     Example: unified compare avatarbench/person-03 --output report
-    """
-    from unified.comparison.compare import compare as run_all
 
+    Example: unified compare --suite gan-inversion --output suite
+    """
     parsed = [part.strip() for text in runs or () for part in text.split(",") if part.strip()]
     numbers = _seeds(seeds)
+    if suite:
+        if pictures or prompt or caption:
+            raise UserError(
+                f"--suite {suite} brings its own pictures and edits: leave PICTURES, prompts, captions out."
+            )
+        from unified.cli.suite import run_suite
+
+        run_suite(suite, output, runs=parsed, people=people, steps=steps, seed=numbers[0])
+        return
+    if not pictures:
+        raise UserError("No pictures were given: name files, folders or avatarbench/person-01, or a --suite.")
+    from unified.comparison.compare import compare as run_all
+
     if skip_broken:
         if caption:
             raise UserError("--skip-broken and --caption were given: captions go by number, so remove broken pictures.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +13,6 @@ from unified.cli.measuring import judges, model_and_recipe
 from unified.cli.options import console, remarks
 
 if TYPE_CHECKING:
-    from unified.avatars.benchmark import Person
-    from unified.contract.backbone import Backbone
-    from unified.contract.concept import Concept
     from unified.evaluation.edits import Summary
 
 
@@ -70,6 +66,7 @@ def edits(
     import unified
     from unified.avatars import benchmark
     from unified.evaluation.edits import PROTOCOL, VALUES, chosen_edits, evaluate_edits, results, summarise
+    from unified.evaluation.inverted import inverted
     from unified.evaluation.table import save_results
     from unified.progress import Bar
 
@@ -83,7 +80,17 @@ def edits(
             backbone, value or VALUES, judged.attributes.vocabulary, methods=by or (), strength=strength
         )
         recipe = recipe or backbone.default_recipe
-        concepts = _inverted(backbone, recipe, chosen, steps=steps, together=together, seed=seed, output=output)
+        concepts = inverted(
+            backbone,
+            recipe,
+            chosen,
+            output,
+            steps=steps,
+            together=together,
+            seed=seed,
+            progress=Bar(),
+            say=lambda text: remarks.print(text, markup=False),
+        )
         originals = torch.cat([backbone.reference(person.images[:1]).images for person in chosen])
         attributes = sorted({edit.value.partition("=")[0] for edit in wanted})
         opposed = chosen_edits(backbone, attributes, judged.attributes.vocabulary, methods=by or (), strength=strength)
@@ -129,32 +136,3 @@ def _table(run: str, summaries: Sequence[Summary]) -> Table:
         ]
         table.add_row(summary.method, summary.target, str(summary.edits), str(summary.people), *numbers)
     return table
-
-
-def _inverted(
-    backbone: Backbone,
-    recipe: str,
-    people: list[Person],
-    *,
-    steps: int | None,
-    together: int,
-    seed: int,
-    output: Path,
-) -> list[Concept]:
-    """A concept of the first picture of each person; those that lie in `output` already are read."""
-    from unified.contract.concept import Concept
-    from unified.inversion import InvertSettings, invert_many, recipe_for
-    from unified.progress import Bar
-
-    chosen = recipe_for(backbone, recipe=recipe, steps=steps)
-    settings = f"{recipe} {steps} {seed} {backbone.fingerprint}"
-    folder = output / f"{recipe}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-    files = [folder / f"{person.name}.safetensors" for person in people]
-    missing = [place for place, file in enumerate(files) if not file.exists()]
-    for start in range(0, len(missing), together):
-        part = missing[start : start + together]
-        references = [backbone.reference(people[i].images[:1], name=f"<{people[i].name}>") for i in part]
-        found = invert_many(backbone, references, chosen, InvertSettings(seed=seed, progress=Bar()))
-        for place, concept in zip(part, found, strict=True):
-            remarks.print(str(concept.save(files[place])), markup=False)
-    return [Concept.load(file) for file in files]

@@ -162,13 +162,17 @@ class StyleInverter(Inverter):
             yield Drawn(found, ws)
             ws, picture = ws.detach(), found.detach() if self.refines else None
 
-    @torch.no_grad()
-    def codes(self, view: View, images: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
+    def style_vectors(self, view: View, images: Tensor) -> Tensor:
+        """w [N, num_ws, w_dim] of pictures [N,3,H,W] in 0..1, with gradients where they are asked for."""
         draw, pictures = self.drawer(view), self.prepared(images)
         ws = self.latent_avg.expand(len(pictures), -1, -1)
         for _ in range(self.iterations if self.refines else 1):
             ws = self(pictures, ws, draw(ws) if self.refines else None)
-        return {"w+": {"w": ws.to(images.dtype)}}
+        return ws.to(images.dtype)
+
+    @torch.no_grad()
+    def codes(self, view: View, images: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
+        return {"w+": {"w": self.style_vectors(view, images)}}
 
     def settings(self) -> Mapping[str, Any]:
         return {"encoder": self.config.to_dict(), "iterations": self.iterations}

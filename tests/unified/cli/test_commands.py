@@ -336,6 +336,7 @@ def test_a_broken_picture_in_the_middle_is_named_and_left_out_if_asked(
         (("-r", "avatars/stylegan2:ptti"), ("nearest", "pti")),
         (("-r", "avatars/stylegan2:textual-inversion"), ("Recipes that do",)),
         (("--seeds", "one"), ("--seeds",)),
+        (("--suite", "gan-inversion"), ("--suite gan-inversion brings its own pictures",)),
     ],
 )
 def test_comparisons_that_make_no_sense(
@@ -348,6 +349,12 @@ def test_comparisons_that_make_no_sense(
 ) -> None:
     given = arguments if "-r" in arguments else (*arguments, "-r", f"{models[0]}:pti")
     refused(unified_("compare", pictures, *given, "-o", tmp_path / "report"), *words)
+
+
+def test_a_suite_or_pictures_must_be_given(unified_: Command, models: tuple[Path, Path], tmp_path: Path) -> None:
+    refused(unified_("compare", "-o", tmp_path / "report"), "No pictures were given", "--suite")
+    refused(unified_("compare", "--suite", "gan-inversio", "-o", tmp_path / "report"), "nearest: gan-inversion")
+    refused(unified_("compare", "--suite", "gan-inversion", "-r", "pti", "-o", tmp_path / "report"), "MODEL:RECIPE")
 
 
 def test_a_comparison_of_which_every_run_fails(unified_: Command, pictures: Path, tmp_path: Path) -> None:

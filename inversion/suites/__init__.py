@@ -1,0 +1,1 @@
+"""Published tables that `unified compare --suite` measures again."""
