@@ -15,6 +15,7 @@ from unified.cli.drag_scores import drags
 from unified.cli.edit_scores import edits
 from unified.cli.measuring import judges, model_and_recipe
 from unified.cli.options import console, remarks
+from unified.cli.own_reference import reference
 
 app = typer.Typer(
     help="Measure: embedded models and recipes on the avatars, folders of pictures by the published protocols.",
@@ -25,6 +26,7 @@ for _name, _command in protocols.COMMANDS.items():
     app.command(_name)(_command)
 app.command()(edits)
 app.command()(drags)
+app.command()(reference)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An embedded model, a checkpoint or a hub id.")]
 
