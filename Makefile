@@ -12,7 +12,7 @@ EXTRAS ?= dev,zoo,app,faces
 WORKERS ?= 2
 # Who the demo is about, and what it compares; `unified compare` takes the same words.
 PERSON ?= person-03
-DEMO_RUNS ?= avatars/stylegan2:pti,avatars/stable-diffusion:category,avatars/stable-diffusion:textual-inversion,avatars/emu3:two-stage
+DEMO_RUNS ?= avatars/stylegan2:pti,avatars/stable-diffusion:category,avatars/stable-diffusion:dreambooth-lora,avatars/emu3:in-context
 CODE := unified backbones inversion editing tests
 
 .PHONY: help install demo test test-fast lint notebooks kernels clean

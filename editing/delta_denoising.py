@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from editing.pictures import as_inverted, latents_refusal, pictures_of, source_prompts
-from unified.contract.backbone import Backbone, Denoises, Level, Reads
+from unified.contract.abilities import Denoises, Level, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -21,7 +21,8 @@ from editing.scorers import TextScorer, embedded_clip
 from editing.styleclip_global import Wish, category_text
 from editing.styles import channel_sizes, style_places
 from editing.worded_edit import WordedEdit, Words
-from unified.contract.backbone import Backbone, Renders, Styled
+from unified.contract.abilities import Renders, Styled
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.scheme import schemes
 from unified.errors import UserError

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from editing.styles import sample_styles
-from unified.contract.backbone import Backbone, Tunable
+from unified.contract.abilities import Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress

@@ -14,7 +14,8 @@ from torch.nn import functional
 from editing.latent.drag import Point, at, motion_loss, still_loss, track
 from editing.rendering import styled_with
 from editing.styles import gan_of, own_styles, style_places, with_samples, with_styles
-from unified.contract.backbone import Backbone, Featured, Renders
+from unified.contract.abilities import Featured, Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
@@ -192,8 +193,8 @@ def drag(
         slot = own_styles(view)
         for row in range(slot.code.pictures or 1):
             progress.start("dragging", settings.steps)
-            starts: list[Point] = [each.start for each in drags]
-            one = _Drag(view, row, [each.goal for each in drags], movable, settings, place, starts)
+            starts, goals = [_point(each.start) for each in drags], [_point(each.goal) for each in drags]
+            one = _Drag(view, row, goals, movable, settings, place, starts)
             moved.append(one.run(slot.rows([row]).detach(), progress))
             progress.finish()
             outcomes.append({"points": [list(point) for point in one.points], "steps": one.steps})
@@ -201,6 +202,11 @@ def drag(
     found = with_styles(concept, torch.cat(moved), mean)
     described = [{"start": list(d.start), "goal": list(d.goal)} for d in drags]
     return replace(found, meta={**concept.meta, "drag": {"drags": described, "outcome": outcomes}})
+
+
+def _point(given: tuple[float, float]) -> Point:
+    """As floats: whole pixels may come as integers."""
+    return float(given[0]), float(given[1])
 
 
 @dataclass(frozen=True)

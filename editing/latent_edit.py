@@ -8,7 +8,8 @@ from typing import ClassVar
 from editing.direction_file import directions_for
 from editing.edits import edit
 from editing.styles import style_places, with_samples
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unified.contract.abilities import Attends, Denoises, Level, Reads
 from unified.contract.attention import MapRecorder
-from unified.contract.backbone import Attends, Backbone, Denoises, Level, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -9,7 +9,8 @@ from editing.by_text import by_text, text_methods
 from editing.direction_file import known_directions
 from editing.directions import Direction, Directions, named_by_change
 from editing.paths import Path
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.directions_hook import ValueEdit, direction_sources
 
 _SHOWN = 3  # changes of a component that a line names

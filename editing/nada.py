@@ -17,7 +17,8 @@ from editing.latent.styleclip import text_direction
 from editing.scorers import TextScorer, embedded_clip
 from editing.styleclip import plain_text
 from editing.styles import gan_of, sample_styles
-from unified.contract.backbone import Backbone, Renders, Styled, Tunable
+from unified.contract.abilities import Renders, Styled, Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent

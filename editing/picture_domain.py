@@ -18,7 +18,8 @@ from editing.nada import weights_by_style
 from editing.rendering import render_shifted
 from editing.scorers import Perception, PictureScorer, embedded_clip_tokens, embedded_perception
 from editing.styles import gan_of, own_styles, sample_styles
-from unified.contract.backbone import Backbone, Renders, Styled, Tunable
+from unified.contract.abilities import Renders, Styled, Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent

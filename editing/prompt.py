@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Reads
+from unified.contract.abilities import Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

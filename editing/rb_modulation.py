@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from editing.style_pictures import apart, style_refusal
-from unified.contract.backbone import Backbone, Denoises, Level, Reads
+from unified.contract.abilities import Denoises, Level, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from editing.injection import Injection
-from unified.contract.backbone import Reads, Tokenises
+from unified.contract.abilities import Reads, Tokenises
 from unified.contract.code import Code
 from unified.contract.memory import Remembers
 from unified.contract.scheme import schemes

@@ -13,7 +13,8 @@ from torch.nn import functional
 from editing.injection import apart
 from editing.scale_injection import ScaleInjection
 from editing.token_replacement import holds_tokens
-from unified.contract.backbone import Backbone, Reads, Tokenises
+from unified.contract.abilities import Reads, Tokenises
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

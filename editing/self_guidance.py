@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unified.contract.abilities import Attends, Denoises, Level, Reads
 from unified.contract.attention import Attending, Attention, Editor, MapRecorder, Place
-from unified.contract.backbone import Attends, Backbone, Denoises, Level, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

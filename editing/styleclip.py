@@ -22,7 +22,8 @@ from editing.rendering import render_rows
 from editing.scorers import Embedder, TextScorer, embedded_clip, embedded_identity
 from editing.styles import gan_of, own_styles, style_places, with_samples, with_styles
 from editing.wording import asked
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

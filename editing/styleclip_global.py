@@ -15,7 +15,8 @@ from editing.find.styleclip import METHOD, Effects, effects_file, load_effects
 from editing.latent.styleclip import global_direction, text_direction
 from editing.scorers import TextScorer, embedded_clip
 from editing.styles import channel_sizes
-from unified.contract.backbone import Backbone, Styled
+from unified.contract.abilities import Styled
+from unified.contract.backbone import Backbone
 from unified.errors import UserError
 
 BETA = 0.1  # the authors' default; 0.1 to 0.2 keep from most to few channels

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Renders, Styled
+from unified.contract.abilities import Renders, Styled
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Kind

@@ -9,7 +9,8 @@ from typing import ClassVar
 from editing.find.text_steps import steps_file
 from editing.styleclip import TextOptimisation
 from editing.text_steps import TextSteps
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

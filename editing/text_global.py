@@ -13,7 +13,8 @@ from editing.paths import Shift
 from editing.styleclip_global import BETA, Wish, direction_of
 from editing.styles import gan_of, style_places
 from editing.worded_edit import WordedEdit, Words
-from unified.contract.backbone import Backbone, Renders, Styled
+from unified.contract.abilities import Renders, Styled
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.scheme import schemes
 from unified.errors import UserError

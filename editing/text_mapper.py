@@ -18,7 +18,8 @@ from editing.latent.mapper import Mapper
 from editing.scorers import Embedder, TextScorer, embedded_clip, embedded_identity
 from editing.styleclip import plain_text
 from editing.styles import gan_of, own_styles, sample_styles, style_places, with_samples, with_styles
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random

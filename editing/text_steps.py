@@ -20,7 +20,8 @@ from editing.styleclip_global import Wish, category_text
 from editing.styles import gan_of, style_places
 from editing.worded_edit import WordedEdit, Words
 from editing.wording import asked
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.scheme import schemes
 from unified.errors import UserError

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Reads, Tokenises
+from unified.contract.abilities import Reads, Tokenises
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.kinds import Kind
 from unified.contract.progress import Progress

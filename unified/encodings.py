@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Speaks
+from unified.contract.abilities import Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.view import View
 
 #: Sentences whose token encodings give the uncentred covariance C, with the category and everyday words in them.

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.kinds import Kind
 from unified.contract.progress import Progress, Silent

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent

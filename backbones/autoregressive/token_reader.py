@@ -15,8 +15,9 @@ from backbones.autoregressive.network import Network
 from backbones.autoregressive.prompt import PromptBatch, PromptBuilder, left_pad, named_ids
 from backbones.autoregressive.sampling import teacher_forced
 from backbones.autoregressive.token_sampling import TokenSampling
+from unified.contract.abilities import TextComponent
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, TextComponent
+from unified.contract.backbone import Backbone
 from unified.contract.kinds import Evidence
 from unified.contract.memory import Memory, join_memories
 from unified.contract.random import Random

@@ -17,8 +17,9 @@ from backbones.autoregressive.scale_sampling import draw_scales
 from backbones.autoregressive.token_sampling import Grid, on_grid
 from backbones.autoregressive.var_parts import MODEL_TYPE, VarParts, load_parts
 from backbones.autoregressive.var_sampling import VarSampling
+from unified.contract.abilities import TextComponent
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, TextComponent, backbones
+from unified.contract.backbone import Backbone, backbones
 from unified.contract.kinds import Evidence
 from unified.contract.random import Random
 from unified.contract.reference import Reference

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unified.contract.abilities import Level
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Level
+from unified.contract.backbone import Backbone
 from unified.contract.kinds import Evidence
 from unified.contract.random import Random
 from unified.contract.reference import Reference

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from backbones.diffusion.vision import Vision, digest_of, load_vision
-from unified.contract.backbone import Backbone, Speaks
+from unified.contract.abilities import Speaks
+from unified.contract.backbone import Backbone
 from unified.errors import UserError
 from unified.picture_encoders import embedded_folder, picture_encoders
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import TextComponent
+from unified.contract.abilities import TextComponent
 
 
 def clip_component(component: str, encoder: Any, tokenizer: Any) -> TextComponent:

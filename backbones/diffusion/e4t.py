@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from backbones.diffusion.adapters import attention_matrices
 from backbones.diffusion.vision import Vision, digest_of, load_vision, read_config, read_weights
-from unified.contract.backbone import Backbone, Denoises
+from unified.contract.abilities import Denoises
+from unified.contract.backbone import Backbone
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.shadow import pristine_tensor, shadow

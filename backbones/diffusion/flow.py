@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones.diffusion.autoencoder import check_size, decoded, encoded
 from backbones.diffusion.backbone import DiffusionBackbone
-from unified.contract.backbone import Level
+from unified.contract.abilities import Level
 from unified.contract.view import View
 
 

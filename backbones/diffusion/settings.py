@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from backbones.diffusion.backbone import DiffusionBackbone
-from unified.contract.backbone import Tunable
+from unified.contract.abilities import Tunable
 from unified.errors import UserError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -10,7 +10,8 @@ from torch import Tensor
 from backbones.diffusion.clip_texts import clip_component
 from backbones.diffusion.texts import output_of
 from backbones.diffusion.unet import UNetDiffusion
-from unified.contract.backbone import TextComponent, backbones
+from unified.contract.abilities import TextComponent
+from unified.contract.backbone import backbones
 from unified.contract.view import View
 
 

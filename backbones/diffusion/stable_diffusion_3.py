@@ -19,8 +19,9 @@ from backbones.diffusion.joint_attention import JointProcessor, joint_places
 from backbones.diffusion.prompts import padded_ids
 from backbones.diffusion.schedules import check_flow_schedule
 from backbones.diffusion.texts import lines, output_of, pending, pending_ids, places_of, prompt_ids
+from unified.contract.abilities import Level, TextComponent
 from unified.contract.attention import Place
-from unified.contract.backbone import Level, TextComponent, backbones
+from unified.contract.backbone import backbones
 from unified.contract.view import View
 from unified.errors import UserError
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from backbones.diffusion.backbone import Condition
 from backbones.diffusion.clip_texts import clip_component, penultimate, wordless
 from backbones.diffusion.unet import UNetDiffusion
-from unified.contract.backbone import TextComponent, backbones
+from unified.contract.abilities import TextComponent
+from unified.contract.backbone import backbones
 from unified.contract.view import View
 from unified.errors import UserError
 

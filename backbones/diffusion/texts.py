@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backbones.diffusion.prompts import padded_ids
-from unified.contract.backbone import TextComponent
+from unified.contract.abilities import TextComponent
 from unified.contract.reading import Moment
 from unified.contract.text import token_ids
 from unified.contract.view import View

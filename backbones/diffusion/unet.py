@@ -16,8 +16,8 @@ from backbones.diffusion.backbone import Condition, DiffusionBackbone
 from backbones.diffusion.prompts import padded_ids
 from backbones.diffusion.schedules import check_noise_schedule
 from backbones.diffusion.texts import lines, pending, pending_ids, places_of, prompt_ids
+from unified.contract.abilities import Level, TextComponent
 from unified.contract.attention import Place
-from unified.contract.backbone import Level, TextComponent
 from unified.contract.view import View
 from unified.errors import UserError
 

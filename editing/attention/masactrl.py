@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from editing.attention.pairs import Pairs, check_source, decoded
+from unified.contract.abilities import Attends, Denoises, ReadsByLayer
 from unified.contract.attention import Attention, Editor, Place
-from unified.contract.backbone import Attends, Backbone, Denoises, ReadsByLayer
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

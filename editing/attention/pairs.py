@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Denoises
+from unified.contract.abilities import Denoises
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.target import Target
 from unified.contract.view import View

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from editing.attention.align import alignment, swapped
 from editing.attention.pairs import Pairs, check_source, decoded
+from unified.contract.abilities import Attends, Denoises, Level, ReadsByLayer, Speaks
 from unified.contract.attention import Attending, Attention, Editor, MapRecorder
-from unified.contract.backbone import Attends, Backbone, Denoises, Level, ReadsByLayer, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random
@@ -48,7 +49,7 @@ class CarriedAttention(Editor):
 
     def probabilities(self, call: Attention, probabilities: Tensor) -> Tensor:
         done = 1 - float(call.time[0])
-        if done > (self.own if call.place.kind == "self" else self.cross):
+        if done >= (self.own if call.place.kind == "self" else self.cross):
             return probabilities
         rows = len(probabilities)
         source = probabilities[self.pairs.sources(rows)[-1]]
@@ -116,7 +117,9 @@ class PromptToPrompt(Scheme):
 
     The source is an inverted picture, or what `target.source` makes from the same noise. Which words were
     swapped and which added follows from the two texts. edits: {"word": factor} for attention to words of the
-    prompt. local: also blend the latents outside of the words that differ.
+    prompt. local: also blend the latents outside of the words that differ. cross, own: for which share of the
+    sampling the source's cross-attention and self-attention hold, and with the first the factors; threshold: of the
+    local mask. See `CarriedAttention` and `LocalBlend`.
     """
 
     name: ClassVar[str] = "prompt-to-prompt"
@@ -125,6 +128,9 @@ class PromptToPrompt(Scheme):
     wants: ClassVar[frozenset[str]] = frozenset({"prompt"})
 
     local: bool = False
+    cross: float = 0.4
+    own: float = 0.6
+    threshold: float = 0.3
 
     def generate(
         self, backbone: Backbone, concepts: Sequence[Concept], target: Target, *, rng: Random, progress: Progress
@@ -136,11 +142,12 @@ class PromptToPrompt(Scheme):
             before, after = (_ids(view, view.carry(text)) for text in (source, target.prompt))
             mapper, aligned = alignment(before, after)
             weights = _weights(view, view.carry(target.prompt), target.edits, len(after))
-            view.edit_attention(CarriedAttention(pairs, mapper, aligned, weights))
+            view.edit_attention(CarriedAttention(pairs, mapper, aligned, weights, cross=self.cross, own=self.own))
             blend = None
             if self.local:
                 words = swapped(before, after)
-                blend = LocalBlend(view.attending, pairs, (_marked(words[0], before), _marked(words[1], after)))
+                marked = (_marked(words[0], before), _marked(words[1], after))
+                blend = LocalBlend(view.attending, pairs, marked, threshold=self.threshold)
                 view.edit_attention(blend)
             _, found = sample_pair(view, target, rng=rng, steer=blend)
             return decoded(backbone, view, found)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from editing.attention.pairs import Pairs, check_source, decoded
+from unified.contract.abilities import Attends, Denoises, Reads
 from unified.contract.attention import Attention, Editor, Place
-from unified.contract.backbone import Attends, Backbone, Denoises, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -11,7 +11,8 @@ from editing.find.finder import finders
 from editing.find.judging import CHANGE_STRENGTH, Judge, effect, scaled_shift
 from editing.paths import Path
 from editing.styles import gan_of
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.random import Random
 from unified.errors import UserError
 from unified.files import write_file

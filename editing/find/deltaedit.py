@@ -22,7 +22,8 @@ from editing.latent.delta import DeltaMapper, delta_loss
 from editing.rendering import render_shifted
 from editing.scorers import TextScorer
 from editing.styles import channel_sizes, gan_of, sample_styles
-from unified.contract.backbone import Backbone, Styled, can
+from unified.contract.abilities import Styled, can
+from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.directions_hook import direction_finders

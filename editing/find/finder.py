@@ -8,7 +8,8 @@ from typing import Protocol
 from editing.direction_file import save_directions, user_file
 from editing.directions import Directions
 from editing.find.judging import Judge, embedded_judge
-from unified.contract.backbone import Backbone, Renders, lacked
+from unified.contract.abilities import Renders, lacked
+from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.contract.registry import Registry

@@ -17,7 +17,8 @@ from editing.find.channel_statistics import channel_statistics, channels_from
 from editing.latent.styleclip import channel_effects
 from editing.scorers import TextScorer
 from editing.styles import channel_sizes, sample_styles, split, styled_of
-from unified.contract.backbone import Backbone, Styled, can
+from unified.contract.abilities import Styled, can
+from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 from unified.directions_hook import direction_finders

@@ -16,7 +16,8 @@ from editing.find.judging import BATCH, Classifier, Judge, judge, log_odds, with
 from editing.latent.stylespace import normalised_relevance, one_channel
 from editing.paths import Shift
 from editing.styles import channel_sizes, sample_styles, split, styled_of
-from unified.contract.backbone import Backbone, Renders, Styled
+from unified.contract.abilities import Renders, Styled
+from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 

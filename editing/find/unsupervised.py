@@ -14,7 +14,8 @@ from editing.find.finder import Finder, register
 from editing.find.judging import Judge, layer_groups, with_changes
 from editing.latent.factorise import principal, sefa
 from editing.styles import gan_of, sample_styles
-from unified.contract.backbone import Backbone, Renders, Styled
+from unified.contract.abilities import Renders, Styled
+from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress
 from unified.contract.random import Random
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Attends, Backbone, ReadsByLayer, Speaks
+from unified.contract.abilities import Attends, ReadsByLayer, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

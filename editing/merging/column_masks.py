@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Denoises, Reads, Tunable
+from unified.contract.abilities import Denoises, Reads, Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unified.contract.backbone import Backbone, SeparatesStyle
+from unified.contract.abilities import SeparatesStyle
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.random import Random

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Tunable
+from unified.contract.abilities import Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress

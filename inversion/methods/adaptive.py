@@ -18,7 +18,8 @@ from inversion.objectives.perceptual import Perceptual
 from inversion.segments import superpixels
 from inversion.spaces.feature_maps import FeatureMaps
 from inversion.spaces.style import WPlus
-from unified.contract.backbone import Backbone, Featured, Maps, Renders
+from unified.contract.abilities import Featured, Maps, Renders
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Evidence
 from unified.contract.method import Job, Method, methods

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 
 from inversion.methods.noise import denoiser, unfit
-from unified.contract.backbone import Backbone, Denoises, Flows
+from unified.contract.abilities import Denoises, Flows
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Method, methods
 from unified.contract.space import Space

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from inversion.methods.noise import PROMPT, denoiser, pivots, prompts_of, unfit
-from unified.contract.backbone import Backbone, Denoises
+from unified.contract.abilities import Denoises
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Method, methods
 from unified.contract.space import Space

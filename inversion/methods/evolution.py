@@ -12,7 +12,8 @@ from torch import Tensor
 from inversion.methods.black_box import Vector, not_one_vector
 from inversion.methods.cma import CMAES
 from inversion.objectives.error import Error
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Evidence
 from unified.contract.method import Job, Member, Method, methods

@@ -9,7 +9,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Renders
+from unified.contract.abilities import Renders
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Method, methods
 from unified.contract.space import Space

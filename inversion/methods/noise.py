@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Denoises, Level, lacked
+from unified.contract.abilities import Denoises, Level, lacked
+from unified.contract.backbone import Backbone
 from unified.contract.method import Job, Method
 from unified.contract.recipe import verb
 from unified.contract.space import Space

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from inversion.methods.noise import PROMPT, denoiser, pivots, prompts_of, unfit
 from inversion.spaces.noise import replaced
-from unified.contract.backbone import Backbone, Denoises, Level, Reads
+from unified.contract.abilities import Denoises, Level, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Method, methods
 from unified.contract.space import Space

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from inversion.methods.noise import PROMPT, pivots, prompts_of, unfit, unfit_solver
-from unified.contract.backbone import Backbone, Denoises
+from unified.contract.abilities import Denoises
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Method, methods
 from unified.contract.space import Space

@@ -19,7 +19,8 @@ from torch import Tensor
 from inversion.augment import Augmentation
 from inversion.methods.schedules import SCHEDULES
 from inversion.objectives.error import Error
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Evidence
 from unified.contract.method import Job, Method, methods

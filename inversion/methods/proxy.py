@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from inversion.methods.optimize import Optimize
 from inversion.templates import PORTRAIT_TEMPLATES
-from unified.contract.backbone import Backbone, Tokenises
+from unified.contract.abilities import Tokenises
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Member, Method, methods
 from unified.contract.reference import Reference

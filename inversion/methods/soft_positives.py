@@ -16,7 +16,8 @@ from inversion.objectives.prior import class_pictures
 from inversion.objectives.recognition import Recognition
 from inversion.spaces.dual_prompt import DualPrompt, drawing_name
 from inversion.templates import PORTRAIT_TEMPLATES
-from unified.contract.backbone import Backbone, Reads, Tokenises, can
+from unified.contract.abilities import Reads, Tokenises, can
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Member, Method, methods
 from unified.contract.reference import Reference

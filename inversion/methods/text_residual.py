@@ -11,7 +11,8 @@ from torch import Tensor
 
 from inversion.objectives.text_meaning import SENTENCES, components, say
 from inversion.spaces.class_word import said
-from unified.contract.backbone import Backbone, Speaks
+from unified.contract.abilities import Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.method import Job, Member, Method, methods
 from unified.contract.space import Space

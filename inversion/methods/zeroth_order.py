@@ -13,7 +13,8 @@ from torch import Tensor
 from inversion.methods.black_box import Vector, not_one_vector
 from inversion.methods.evolution import prompts_for
 from inversion.spaces.quantised import Int8Weights
-from unified.contract.backbone import Backbone, Denoises, Reads, Tunable
+from unified.contract.abilities import Denoises, Reads, Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.method import Job, Member, Method, methods

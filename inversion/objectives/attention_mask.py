@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from inversion.objectives.masked import resized
+from unified.contract.abilities import Attends
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Attends
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.view import View

@@ -12,8 +12,8 @@ from torch.nn import functional
 from inversion.objectives.text_meaning import say
 from inversion.spaces.disenbooth import BRANCH, TwoBranches, irrelevant
 from inversion.spaces.text_output import speaks
+from unified.contract.abilities import Reads, Speaks
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Reads, Speaks
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.random import Random

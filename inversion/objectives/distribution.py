@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from unified.contract.abilities import Maps, Renders
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Maps, Renders
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.view import View

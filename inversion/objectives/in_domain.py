@@ -8,8 +8,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from inversion.objectives.distribution import bound_styles
+from unified.contract.abilities import Renders
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Renders
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.view import View

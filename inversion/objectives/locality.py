@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from inversion.objectives.distribution import bound_styles
+from unified.contract.abilities import Maps, Renders
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Maps, Renders
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.random import Random

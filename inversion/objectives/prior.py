@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unified.contract.abilities import Reads
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Backbone, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.random import Random

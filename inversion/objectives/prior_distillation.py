@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from unified.contract.abilities import Reads, Tokenises
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Reads, Tokenises
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.random import Random

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unified.contract.abilities import Attends, Reads, Speaks
 from unified.contract.attempt import Attempt
-from unified.contract.backbone import Attends, Backbone, Reads, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.objective import Objective, Step, objectives
 from unified.contract.random import Random

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from inversion.spaces.parameter import LoRA
-from unified.contract.backbone import SeparatesStyle, Tunable
+from unified.contract.abilities import SeparatesStyle, Tunable
 from unified.contract.code import Code
 from unified.contract.random import Random
 from unified.contract.reference import Reference

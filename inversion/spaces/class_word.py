@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Reads, TextComponent
+from unified.contract.abilities import Reads, TextComponent
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.reference import Reference
 from unified.contract.view import View

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.parameter import replacement
-from unified.contract.backbone import Attends
+from unified.contract.abilities import Attends
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from inversion.spaces.class_word import check_weight, class_text, held_rows, reads, said
 from inversion.spaces.text_output import speaks
-from unified.contract.backbone import Reads, Speaks
+from unified.contract.abilities import Reads, Speaks
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inversion.spaces.class_word import class_rows, held_rows, reads
 from inversion.spaces.text_output import speaks
-from unified.contract.backbone import Denoises, Reads, ReadsByLayer, Speaks, Tunable
+from unified.contract.abilities import Denoises, Reads, ReadsByLayer, Speaks, Tunable
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

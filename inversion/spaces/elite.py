@@ -12,8 +12,9 @@ from torch import Tensor
 from inversion.spaces.beside_text import Part, put_beside
 from inversion.spaces.class_word import reads
 from inversion.spaces.text_output import speaks
+from unified.contract.abilities import Attends, Reads, ReadsByLayer, Speaks
 from unified.contract.attention import Attention
-from unified.contract.backbone import Attends, Backbone, Reads, ReadsByLayer, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Featured, Renders
+from unified.contract.abilities import Featured, Renders
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Clash, Evidence, Kind

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.style import StyleVectors
-from unified.contract.backbone import Maps, Renders
+from unified.contract.abilities import Maps, Renders
 from unified.contract.code import Code
 from unified.contract.random import Random
 from unified.contract.reference import Reference

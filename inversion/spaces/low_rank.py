@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.matrices import Change, MatrixSpace, tunable
-from unified.contract.backbone import ReadsByLayer, Tunable
+from unified.contract.abilities import ReadsByLayer, Tunable
 from unified.contract.kinds import Clash
 from unified.contract.random import Random
 from unified.contract.space import spaces

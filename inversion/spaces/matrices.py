@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Tunable
+from unified.contract.abilities import Tunable
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inversion.spaces.class_word import check_weight, class_row, class_text, reads, said
-from unified.contract.backbone import Denoises, Reads, ReadsByLayer, Speaks
+from unified.contract.abilities import Denoises, Reads, ReadsByLayer, Speaks
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Denoises, Level
+from unified.contract.abilities import Denoises, Level
 from unified.contract.code import Code
 from unified.contract.random import Random
 from unified.contract.reference import Reference

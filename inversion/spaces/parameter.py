@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.matrices import selected, tunable
-from unified.contract.backbone import Speaks, Tunable
+from unified.contract.abilities import Speaks, Tunable
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -14,8 +14,8 @@ from torch.nn import functional
 from inversion.spaces.beside_text import Part, put_beside
 from inversion.spaces.class_word import class_rows, held_rows, read_as_class, said
 from inversion.spaces.text_output import speaks
+from unified.contract.abilities import Attends, Reads, ReadsByLayer, Speaks
 from unified.contract.attention import Attention
-from unified.contract.backbone import Attends, Reads, ReadsByLayer, Speaks
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

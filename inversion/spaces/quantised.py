@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from unified.contract.backbone import Backbone, Speaks, Tunable
+from unified.contract.abilities import Speaks, Tunable
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random

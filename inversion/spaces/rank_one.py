@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unified.contract.backbone import Attends, Backbone, ReadsByLayer, Speaks
+from unified.contract.abilities import Attends, ReadsByLayer, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

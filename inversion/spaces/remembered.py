@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Tokenises
+from unified.contract.abilities import Tokenises
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.memory import Memory, Remembers

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.class_word import check_weight, class_row, class_text, reads
-from unified.contract.backbone import Reads
+from unified.contract.abilities import Reads
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from inversion.spaces.class_word import check_weight, class_row, class_text, reads
-from unified.contract.backbone import Denoises, Reads, ReadsByLayer
+from unified.contract.abilities import Denoises, Reads, ReadsByLayer
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

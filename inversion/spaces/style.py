@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unified.contract.backbone import Noisy, Renders
+from unified.contract.abilities import Noisy, Renders
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random

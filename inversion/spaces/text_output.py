@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.class_word import check_weight, class_rows, class_text, held_rows, read_as_class, said
-from unified.contract.backbone import Backbone, Reads, Speaks
+from unified.contract.abilities import Reads, Speaks
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from inversion.spaces.class_word import check_weight, class_rows, class_text, held_rows, read_as_class, reads, said
 from inversion.spaces.text_output import speaks
-from unified.contract.backbone import Reads, ReadsByLayer, Speaks
+from unified.contract.abilities import Reads, ReadsByLayer, Speaks
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inversion.spaces.class_word import check_weight, class_row, class_rows, class_text, held_rows, reads
-from unified.contract.backbone import Reads
+from unified.contract.abilities import Reads
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

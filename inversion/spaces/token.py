@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Tokenises
+from unified.contract.abilities import Tokenises
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from inversion.spaces.class_word import check_weight, class_row, class_text, held_rows, reads
 from inversion.spaces.name_basis import principal
-from unified.contract.backbone import Backbone, Reads, TextComponent
+from unified.contract.abilities import Reads, TextComponent
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Kind
 from unified.contract.random import Random

@@ -235,3 +235,18 @@ def test_words_to_weight_must_be_in_the_prompt() -> None:
         backbone.generate(
             prompt="a red hat", source="a hat", edits={"blue": 2.0}, scheme="prompt-to-prompt", sampling={"steps": 2}
         )
+
+
+def test_shares_and_threshold_are_settings_of_the_scheme() -> None:
+    backbone = tiny(SD)
+    options = {"prompt": "a big hat", "n": 2, "sampling": {"steps": 3}, "output": "pt"}
+
+    def held(name: str = "prompt-to-prompt", **settings: float):
+        return backbone.generate(source="a red hat", scheme=name, scheme_settings=settings, **options)
+
+    plain = backbone.generate(**options)  # from the same noise
+    assert torch.allclose(held(cross=0.0, own=0.0), plain, atol=1e-5)
+    assert torch.equal(held(cross=0.4, own=0.6), held())
+    assert not torch.allclose(held(cross=1.0, own=1.0), plain, atol=1e-3)
+    whole = held("prompt-to-prompt-local", threshold=-1.0)  # every pixel counts as where the words are
+    assert torch.allclose(whole, held(), atol=1e-5)

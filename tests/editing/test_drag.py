@@ -144,6 +144,13 @@ def test_two_points_go_two_ways(moving: Moving) -> None:
     assert across + both == pytest.approx(4.0, abs=NEAR) and other + both == pytest.approx(-4.0, abs=NEAR)
 
 
+def test_whole_pixels_may_be_integers(moving: Moving) -> None:
+    start, goal = (7, 16), (12, 16)  # the left blob's centre and five pixels beside it
+    found = drag(moving, at_rest(moving), [Drag(start, goal)], settings=FAST)
+    floats = [Drag((7.0, 16.0), (12.0, 16.0))]
+    torch.testing.assert_close(offsets(found), offsets(drag(moving, at_rest(moving), floats, settings=FAST)))
+
+
 def test_each_picture_is_dragged_by_itself(moving: Moving) -> None:
     several = at_rest(moving, 2)
     several.codes[0].tensors["w"][1, :, 0] = -1.0

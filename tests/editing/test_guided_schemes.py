@@ -13,8 +13,9 @@ from editing.rb_modulation import RBModulation, controlled, dissimilarity, style
 from editing.self_guidance import SelfGuidance, Watch, asked, seen, thresholded
 from tests.tiny import diffusion as tiny_diffusion
 from tests.tiny.families import pictures, tiny
+from unified.contract.abilities import lacked
 from unified.contract.attention import Editor
-from unified.contract.backbone import backbones, lacked
+from unified.contract.backbone import backbones
 from unified.contract.concept import Concept
 from unified.contract.progress import Silent
 from unified.contract.random import Random

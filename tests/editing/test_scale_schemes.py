@@ -16,7 +16,7 @@ from inversion.spaces.scale_reference import ScaleReference
 from inversion.spaces.textual import Word
 from inversion.spaces.token import VisualTokens
 from tests.tiny.families import FAMILIES, pictures, tiny
-from unified.contract.backbone import lacked
+from unified.contract.abilities import lacked
 from unified.contract.concept import Concept
 from unified.contract.progress import Silent
 from unified.contract.random import Random

@@ -11,7 +11,8 @@ from unified.app.html import data_address
 from unified.app.job import Job, State
 from unified.app.works import CONCEPT, Workshop
 from unified.comparison.store import png
-from unified.contract.backbone import Backbone, Renders, can
+from unified.contract.abilities import Renders, can
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Silent
 from unified.directions_hook import directions_of

@@ -24,7 +24,7 @@ from unified.app.site import (
     who,
 )
 from unified.app.works import CONCEPT
-from unified.contract.backbone import Renders
+from unified.contract.abilities import Renders
 from unified.directions_hook import direction_finders
 from unified.errors import UserError
 

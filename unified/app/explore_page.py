@@ -11,7 +11,7 @@ from unified.app import html
 from unified.app.job import Job, State
 from unified.app.site import POLL, SET_ADDRESS, Site, address_job, hidden_job, job_choices, who, whole
 from unified.app.tools import Picture, between_seeds, mix_styles, random_walk
-from unified.contract.backbone import Attends, Maps, Reads, Renders
+from unified.contract.abilities import Attends, Maps, Reads, Renders
 from unified.errors import UserError
 
 _LEAD = "Look into the models' spaces: walk through them, go from one picture to another, mix, and see where words go."

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from unified.comparison.run import CATEGORY
-from unified.contract.backbone import Backbone, Reads, backbones, can, lacked
+from unified.contract.abilities import Reads, can, lacked
+from unified.contract.backbone import Backbone, backbones
 from unified.contract.recipe import recipes, runnable
 from unified.contract.scheme import schemes
 from unified.errors import UserError

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unified.contract.abilities import Attends, Maps, Reads, Renders
 from unified.contract.attention import MapRecorder
-from unified.contract.backbone import Attends, Backbone, Maps, Reads, Renders
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Clash, Kind

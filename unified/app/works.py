@@ -19,7 +19,8 @@ from unified.comparison.references import named_pictures
 from unified.comparison.run import Run
 from unified.comparison.scorers import Scorers, embedded_scorers
 from unified.comparison.store import png
-from unified.contract.backbone import Backbone, Reads, can
+from unified.contract.abilities import Reads, can
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.target import Drag
 from unified.directions_hook import find_directions

@@ -15,7 +15,8 @@ from unified.comparison.result import Cell, RunResult
 from unified.comparison.run import Run, chosen_recipe, digest, recipe_settings
 from unified.comparison.scorers import Judge
 from unified.comparison.store import Store, shown
-from unified.contract.backbone import Backbone, Reads, can
+from unified.contract.abilities import Reads, can
+from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress
 from unified.contract.recipe import Recipe

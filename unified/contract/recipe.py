@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unified.contract.backbone import Backbone, lacked
+from unified.contract.abilities import lacked
+from unified.contract.backbone import Backbone
 from unified.contract.kinds import Kind
 from unified.contract.method import Method
 from unified.contract.registry import Registry

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unified.contract.abilities import Attends, Reads
 from unified.contract.attempt import Attempt
 from unified.contract.attention import Attending, Editor, MapRecorder, OwnText, named_maps
-from unified.contract.backbone import Attends, Backbone, Reads
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.kinds import Clash, Evidence

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Denoises, Flows, Level
+from unified.contract.abilities import Denoises, Flows, Level
 from unified.contract.view import View
 
 Condition = Mapping[str, Tensor]

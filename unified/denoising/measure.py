@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Denoises
+from unified.contract.abilities import Denoises
 from unified.contract.random import Random
 from unified.contract.reference import Reference
 from unified.contract.target import Target

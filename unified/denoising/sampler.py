@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified.contract.backbone import Denoises, Level, lacked
+from unified.contract.abilities import Denoises, Level, lacked
 from unified.contract.random import Random
 from unified.contract.space import space_of
 from unified.contract.target import Target

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Flows, Level
+from unified.contract.abilities import Flows, Level
 from unified.denoising.steps import ancestral_mean, deterministic, deviation, log_ratio, velocity
 
 Split = Callable[[Tensor, Level], tuple[Tensor, Tensor]]

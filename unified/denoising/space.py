@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from unified.contract.backbone import Denoises, Level
+from unified.contract.abilities import Denoises, Level
 from unified.contract.code import Code
 from unified.contract.kinds import Clash, Evidence, Kind
 from unified.contract.random import Random

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from unified.contract.backbone import Level
+from unified.contract.abilities import Level
 
 
 def deterministic(x0: Tensor, eps: Tensor, to: Level) -> Tensor:

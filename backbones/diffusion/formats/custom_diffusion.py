@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from safetensors.torch import save
 from torch import Tensor
 
-from unified.contract.backbone import Attends, Backbone
+from unified.contract.abilities import Attends
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.shadow import pristine_tensor

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unified.contract.backbone import Backbone, Reads, TextComponent
+from unified.contract.abilities import Reads, TextComponent
+from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.errors import UserError

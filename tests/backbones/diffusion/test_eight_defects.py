@@ -30,7 +30,7 @@ from inversion.spaces.orthogonal import BOFT, OFT
 from tests.inversion.noise import noise_concept, worst
 from tests.tiny import diffusion as tiny_diffusion
 from tests.tiny.families import pictures, tiny
-from unified.contract.backbone import Level
+from unified.contract.abilities import Level
 from unified.contract.code import Code
 from unified.contract.concept import Concept
 from unified.contract.random import Random
