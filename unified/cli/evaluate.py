@@ -14,7 +14,7 @@ from unified.cli import protocols
 from unified.cli.drag_scores import drags
 from unified.cli.edit_scores import edits
 from unified.cli.measuring import judges, model_and_recipe
-from unified.cli.options import console, remarks
+from unified.cli.options import SamplingOption, console, remarks, settings
 from unified.cli.own_reference import reference
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def avatarbench(
     pictures: Annotated[int, typer.Option(help="Pictures of each person that are inverted, of 5.", min=1, max=5)] = 5,
     together: Annotated[int, typer.Option(help="People inverted in one batch, where the recipe can.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same numbers.")] = 0,
+    sampling: SamplingOption = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the results; finished ones are kept.")
     ] = Path("avatarbench"),
@@ -63,6 +64,7 @@ def avatarbench(
     from unified.progress import Bar
 
     chosen = benchmark.load()[:people]
+    sampled = settings(sampling, option="--sampling")
     judged = judges()
     rows = []
     results = []
@@ -70,8 +72,10 @@ def avatarbench(
         model, recipe = model_and_recipe(run)
         backbone = unified.load(model)
         stem = run.replace("/", "-").replace(":", "-")
-        settings = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
-        folder = output / f"{stem}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+        described = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
+        if sampled:
+            described += f" {json.dumps(sampled, sort_keys=True)}"
+        folder = output / f"{stem}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
         missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
         for start in range(0, len(missing), together):
             for scored in evaluate_people(
@@ -82,6 +86,7 @@ def avatarbench(
                 prompts=prompts,
                 pictures=pictures,
                 seed=seed,
+                sampling=sampled,
                 progress=Bar(),
             ):
                 write_file(folder / f"{scored.person}.json", json.dumps(scored.values, indent=1).encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,11 +97,13 @@ def evaluate_people(
     prompts: int = 5,
     pictures: int = 5,
     seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[PersonScores]:
     """Invert the first `pictures` of each person with `recipe`, in one batch where the recipe allows it, and score.
 
     recipe "" is the category alone, not inverted. prompts: how many are asked for; 0 leaves generation out.
+    sampling: settings of the sampler, instead of the recipe's and the model's.
     seconds: of the inversion, its share for one person where several went through in one batch.
     """
     scores = [PersonScores(person.name) for person in people]
@@ -115,7 +118,9 @@ def evaluate_people(
         for each in scores:
             each.values["seconds"] = seconds
     for each, person, concept in zip(scores, people, concepts, strict=True):
-        each.values |= score_concept(backbone, concept, person, judges, prompts=prompts, pictures=pictures, seed=seed)
+        each.values |= score_concept(
+            backbone, concept, person, judges, prompts=prompts, pictures=pictures, seed=seed, sampling=sampling
+        )
     return scores
 
 
@@ -128,11 +133,12 @@ def score_concept(
     prompts: int,
     pictures: int,
     seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """What the concept (None: the category alone) gives back of the pictures, and makes of the prompts."""
     found: dict[str, float] = {}
     if concept is not None and concept.pictures is not None:
-        rebuilt = backbone.generate(concept, output="pt", progress=Silent())
+        rebuilt = backbone.generate(concept, sampling=sampling, output="pt", progress=Silent())
         originals = backbone.reference(person.images[:pictures]).images
         if len(rebuilt) == len(originals):  # pictures that are only shown to the model are not given back
             found |= score_reconstruction(rebuilt, originals, judges)
@@ -146,6 +152,7 @@ def score_concept(
             prompt=prompt.text.replace("{}", f"a {backbone.category}" if concept is None else concept.name),
             seed=seed,
             n=1,
+            sampling=sampling,
             output="pt",
             progress=Silent(),
         )

@@ -10,6 +10,7 @@ import torch
 from tests.tiny.families import tiny
 from unified.avatars import benchmark, captions
 from unified.contract.recipe import recipes
+from unified.errors import UserError
 from unified.evaluation import avatarbench, samples, text_to_image
 from unified.extractors import attributes, identity
 
@@ -94,6 +95,24 @@ def test_people_inverted_together_score_as_alone() -> None:
     for one, other in zip(together, alone, strict=True):
         assert one.values["lpips-alex"] == pytest.approx(other.values["lpips-alex"], abs=1e-3)
         assert "identity" not in one.values and one.values["seconds"] > 0
+
+
+def test_prompts_are_drawn_as_the_sampler_is_told() -> None:
+    people = benchmark.load()[:1]
+    backbone = tiny("stable-diffusion")
+    features = []
+
+    def identity_of(images: torch.Tensor) -> torch.Tensor:
+        features.append(images)
+        return torch.ones(len(images), 1)
+
+    judges = avatarbench.Judges(identity_of, attributes.load())
+    for sampling in (None, {"guidance": 9.0, "steps": 2}):
+        avatarbench.score_concept(backbone, None, people[0], judges, prompts=1, pictures=1, sampling=sampling)
+    own, guided = features[0], features[2]  # the others are the person's pictures
+    assert own.shape == guided.shape and not torch.equal(own, guided)
+    with pytest.raises(UserError, match="guidanse"):
+        avatarbench.score_concept(backbone, None, people[0], judges, prompts=1, pictures=1, sampling={"guidanse": 1.0})
 
 
 def test_summary_keeps_columns_that_all_have() -> None:
