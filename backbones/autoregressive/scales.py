@@ -22,10 +22,10 @@ class ScaleSettings:
     resolution. mix: how much of each contribution goes through its convolution.
     """
 
-    sides: tuple[int, ...] = (1, 2, 3, 5, 8)
+    sides: tuple[int, ...] = (1, 2, 4, 8)
     codes: int = 512
     dimension: int = 16
-    channels: tuple[int, ...] = (32, 32, 64, 96)
+    channels: tuple[int, ...] = (16, 32, 64, 96)
     blocks: int = 1
     mix: float = 0.5
 

@@ -1,14 +1,16 @@
 """Training of avatars/var: next-scale prediction of the multi-scale tokens, with captions.
 
 Cross-entropy over all tokens of a picture, every scale given the true coarser ones (Tian et al. 2024, VAR,
-section 3.2). The tokenizer is trained before (`var_tokenizer.py`) and frozen; the tokens of the data are computed
-once. A part of the captions is dropped, for guidance.
+section 3.2), with more weight where the attributes of the avatars show (`unified.zoo.focus`). The tokenizer is
+trained before (`var_tokenizer.py`) and frozen; the tokens of the data are computed once. A part of the captions is
+dropped, for guidance.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from backbones.autoregressive.var_parts import VarParts
 from unified.avatars import captions, dataset
 from unified.avatars.captions import caption
 from unified.avatars.dataset import AvatarSet
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
 
 TOKENIZER_FOLDER = "var-tokenizer"
@@ -41,17 +44,18 @@ class VarSettings:
     """Sizes and training settings of the transformer."""
 
     scales: ScaleSettings = field(default_factory=ScaleSettings)
-    width: int = 192
-    depth: int = 5
+    width: int = 176
+    depth: int = 4
     heads: int = 4
     text_depth: int = 2
-    steps: int = 4000
+    steps: int = 6000
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.05
     half_life: float = 200.0
     no_text: float = 0.1
+    focus: float = 0.6  # share of the loss that goes to where the attributes show
 
 
 def build(settings: BuildSettings) -> None:
@@ -61,7 +65,21 @@ def build(settings: BuildSettings) -> None:
     """
     own = VarSettings()
     tokenizer = load_tokenizer(settings.out.parent / TOKENIZER_FOLDER, own.scales)
-    train_var(settings, own, tokenizer=tokenizer, data=dataset.load("train"), held_out=dataset.load("validation"))
+    data = dataset.load("train")
+    train_var(
+        settings,
+        own,
+        tokenizer=tokenizer,
+        data=data,
+        held_out=dataset.load("validation"),
+        focus=scale_focus(data, own.scales.sides, share=own.focus),
+    )
+
+
+def scale_focus(data: AvatarSet, sides: Sequence[int], *, share: float) -> Tensor:
+    """Weights [count] of a picture's tokens, 1 on average in every scale (see `focus_map`)."""
+    maps = [focus_map(data.images, data.attributes, side=(side, side), share=share).flatten() for side in sides]
+    return torch.cat(maps)
 
 
 def new_parts(settings: VarSettings, tokenizer: MultiScaleTokenizer) -> VarParts:
@@ -130,8 +148,12 @@ def train_var(
     tokenizer: MultiScaleTokenizer,
     data: AvatarSet,
     held_out: AvatarSet,
+    focus: Tensor | None = None,
 ) -> VarParts:
-    """Train on `data`; returns the averaged model, which is also exported."""
+    """Train on `data`; returns the averaged model, which is also exported.
+
+    focus [count]: weight of each of a picture's tokens, 1 if None.
+    """
     accelerator = Accelerator()
     steps = build_settings.pick_steps(settings.steps)
     batch = build_settings.pick_batch(settings.batch)
@@ -153,6 +175,7 @@ def train_var(
     )
     average = ExponentialAverage(model, half_life=settings.half_life)
     prepared = accelerator.prepare(optimizer)
+    weights = (torch.ones(()) if focus is None else focus).to(accelerator.device)
 
     def step_fn(step: int) -> dict[str, float]:
         process = accelerator.process_index
@@ -162,7 +185,7 @@ def train_var(
         set_learning_rate(
             prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
         )
-        loss = nats(parts, texts, tokens[picks].long().to(accelerator.device)).mean()
+        loss = (nats(parts, texts, tokens[picks].long().to(accelerator.device)) * weights).mean()
         prepared.zero_grad()
         accelerator.backward(loss)
         for value in model.parameters():

@@ -1,11 +1,13 @@
 """Training of the multi-scale tokenizer of avatars/var.
 
-    loss = |x - y| + lpips * LPIPS(x, y) + mean over scales of (commitment * |z - sg(s_k)|^2 + |s_k - sg(z)|^2)
+    loss = focus * |x - y| + lpips * LPIPS(x, y)
+           + mean over scales of (commitment * |z - sg(s_k)|^2 + |s_k - sg(z)|^2)
 
-z are the latents, s_k what the scales up to k reconstruct of them (Tian et al. 2024, VAR, section 3.2 and its
-released quantiser). The codebook is kept as an exponential average of the residuals of all scales with restarts
-(`codebook.py`), where VAR trains it by gradient; the convolutions have the gradient of the last term. The first
-steps train an autoencoder without quantisation, whose latents then start the codebook.
+with more focus where the attributes of the avatars show (`unified.zoo.focus`). z are the latents, s_k what the scales
+up to k reconstruct of them (Tian et al. 2024, VAR, section 3.2 and its released quantiser). The codebook is kept as an
+exponential average of the residuals of all scales with restarts (`codebook.py`), where VAR trains it by gradient; the
+convolutions have the gradient of the last term. The first steps train an autoencoder without quantisation, whose
+latents then start the codebook.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from backbones.autoregressive.train.tokenizer import draw_batch, measure
 from unified.avatars import dataset
 from unified.errors import UserError
 from unified.metrics.lpips import LPIPS
+from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
 WEIGHTS = "model.safetensors"
@@ -45,6 +48,7 @@ class VarTokenizerSettings:
     lpips: float = 1.0
     commitment: float = 0.25
     continuous: int = 200  # steps without quantisation
+    focus: float = 0.6  # share of the pixel loss that goes to where the attributes show
 
 
 class _Training(nn.Module):
@@ -72,12 +76,14 @@ class _Training(nn.Module):
 
 def build(settings: BuildSettings) -> None:
     """Train on the avatars, resume if interrupted, and export to `settings.out`."""
+    data, choice = dataset.load("train"), VarTokenizerSettings()
     train_var_tokenizer(
         settings,
-        VarTokenizerSettings(),
-        images=dataset.load("train").images,
+        choice,
+        images=data.images,
         held_out=dataset.load("validation").images,
         perceptual=LPIPS(),
+        focus=focus_map(data.images, data.attributes, side=data.images.shape[1:3], share=choice.focus),
     )
 
 
@@ -88,8 +94,12 @@ def train_var_tokenizer(
     images: numpy.ndarray,
     held_out: numpy.ndarray,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+    focus: Tensor | None = None,
 ) -> MultiScaleTokenizer:
-    """Train on `images`, uint8 [N,H,W,3]; `perceptual` maps two batches of pictures to distances [N]."""
+    """Train on `images`, uint8 [N,H,W,3].
+
+    perceptual: maps two batches of pictures to distances [N]. focus [H,W]: weight of the pixels, 1 if None.
+    """
     accelerator = Accelerator()
     steps = build_settings.pick_steps(settings.steps)
     batch = build_settings.pick_batch(settings.batch)
@@ -102,6 +112,7 @@ def train_var_tokenizer(
     if isinstance(perceptual, nn.Module):
         perceptual = perceptual.to(accelerator.device)
     wrapped, prepared = accelerator.prepare(_Training(tokenizer, settings.commitment), optimizer)
+    weights = (torch.ones(()) if focus is None else focus).to(accelerator.device)
     average = CodebookAverage(tokenizer.codebook)
 
     def step_fn(step: int) -> dict[str, float]:
@@ -117,7 +128,7 @@ def train_var_tokenizer(
             prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
         )
         rebuilt, quantiser, residuals, codes = wrapped(pictures, quantized=quantized)
-        pixel = (rebuilt - pictures).abs().mean()
+        pixel = ((rebuilt - pictures).abs() * weights).mean()
         distance = torch.zeros((), device=accelerator.device)
         if perceptual is not None:
             distance = perceptual(rebuilt, pictures).mean()
