@@ -134,3 +134,15 @@ def test_an_interrupted_measurement_keeps_the_concept(monkeypatch: pytest.Monkey
     monkeypatch.setattr(backbone, "sample_latents", interrupted)
     concept, _ = by_recipe(backbone, "ddim-inversion", steps=1, count=1)
     assert concept.codes and "error" not in concept.meta
+
+
+@FAMILIES
+def test_asked_guidance_holds_for_the_way_back_too(family: str) -> None:
+    backbone = tiny(family)
+    concept, _ = by_recipe(backbone, "ddim-inversion", steps=3, count=1)
+    plain, one, guided = (
+        backbone.generate(concept, sampling=sampling, output="pt")
+        for sampling in ({}, {"guidance": 1.0}, {"guidance": 9.0})
+    )
+    assert torch.equal(plain, one)  # without being asked, the way back is the way there: not guided
+    assert not torch.allclose(plain, guided)

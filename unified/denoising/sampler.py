@@ -101,7 +101,8 @@ def inverted_prompts(view: View, pictures: Sequence[int]) -> list[str]:
 def settings_for(view: View, target: Target, *, as_inverted: bool) -> DenoisingSampling:
     """The backbone's sampling settings with the target's, and with those that bound codes fix.
 
-    as_inverted: also those that give the pictures back. Raises UserError for what contradicts a bound code.
+    as_inverted: also those that give the pictures back, unless other ones are asked for. Raises UserError for what
+    contradicts a bound code.
     """
     default = view.backbone.sampling
     assert isinstance(default, DenoisingSampling)
@@ -127,6 +128,10 @@ def settings_for(view: View, target: Target, *, as_inverted: bool) -> DenoisingS
             raise UserError(
                 f"A negative prompt was given, but the code in {space.name!r} takes its place: leave it out."
             )
+    own: dict[str, Any] = {}  # what the concepts bring along is in the target too, but nobody has asked for it
+    for concept in view.concepts:
+        own |= concept.meta.get("sampling", {})
+    back = {key: value for key, value in back.items() if target.sampling.get(key, own.get(key)) == own.get(key)}
     changes = {key: value for key, (_, value) in fixed.items()}
     settings = override(settings, (back if as_inverted else {}) | changes)
     if lacked(view.backbone, SOLVERS[settings.solver].needs):
