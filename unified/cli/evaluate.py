@@ -13,7 +13,7 @@ from rich.table import Table
 from unified.cli import protocols
 from unified.cli.drag_scores import drags
 from unified.cli.edit_scores import edits
-from unified.cli.measuring import judges, model_and_recipe
+from unified.cli.measuring import described, judges, model_and_recipe
 from unified.cli.options import SamplingOption, console, remarks, settings
 from unified.cli.own_reference import reference
 
@@ -58,6 +58,7 @@ def avatarbench(
     """
     import unified
     from unified.avatars import benchmark
+    from unified.contract.recipe import recipes
     from unified.evaluation.avatarbench import PersonScores, evaluate_people, result, summarise
     from unified.evaluation.table import save_results
     from unified.files import write_file
@@ -72,10 +73,13 @@ def avatarbench(
         model, recipe = model_and_recipe(run)
         backbone = unified.load(model)
         stem = run.replace("/", "-").replace(":", "-")
-        described = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
+        conditions = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
+        if recipe != "category":
+            plan = recipes.get(recipe)
+            conditions += f" {described((plan.stages, plan.scheme, plan.carrier, dict(plan.sampling)))}"
         if sampled:
-            described += f" {json.dumps(sampled, sort_keys=True)}"
-        folder = output / f"{stem}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+            conditions += f" {json.dumps(sampled, sort_keys=True)}"
+        folder = output / f"{stem}-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}"
         missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
         for start in range(0, len(missing), together):
             for scored in evaluate_people(

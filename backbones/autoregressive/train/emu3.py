@@ -27,7 +27,7 @@ from backbones.autoregressive.prompt import left_pad
 from backbones.autoregressive.sampling import SamplingSettings, generators, sample_codes
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
-from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
+from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.sequences import (
     Example,
     SequenceSettings,
@@ -40,6 +40,7 @@ from backbones.autoregressive.train.sequences import (
 from unified.avatars import captions, dataset
 from unified.avatars.dataset import AvatarSet
 from unified.errors import UserError
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
@@ -192,6 +193,8 @@ def train_emu3(
     )
     average = ExponentialAverage(text_model, half_life=settings.half_life)
     wrapped, prepared = accelerator.prepare(model, optimizer)
+    rate = warmup_cosine(steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
+    descend = Descent(accelerator, prepared, text_model, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         examples = draw_examples(
@@ -205,17 +208,10 @@ def train_emu3(
             settings=settings.sequences,
         )
         ids, labels = collate(examples, codes.__getitem__, parts.prompts)
-        set_learning_rate(
-            prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
-        )
         device = accelerator.device
         logits = wrapped(input_ids=ids.to(device), use_cache=False).logits
         loss = next_token_loss(logits, labels.to(device), label_weights(labels, parts.vocabulary, weights).to(device))
-        prepared.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(text_model.parameters(), 1.0)
-        prepared.step()
-        average.update(text_model, step)
+        descend(step, loss)
         return {"loss": loss.item(), "references": float(len(examples[0].references))}
 
     reached, seconds = train_loop(

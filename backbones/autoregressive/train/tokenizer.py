@@ -25,9 +25,10 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from backbones.autoregressive.image_tokenizer import ImageTokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
 from backbones.autoregressive.train.codebook import CodebookAverage
-from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
+from backbones.autoregressive.train.schedule import warmup_cosine
 from unified.avatars import dataset
 from unified.metrics.lpips import LPIPS
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
@@ -114,6 +115,8 @@ def train_tokenizer(
     weights = torch.ones(()) if focus is None else focus
     weights = weights.to(accelerator.device)
     average = CodebookAverage(tokenizer.codebook)
+    rate = warmup_cosine(steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
+    descend = Descent(accelerator, prepared, tokenizer, rate=rate)
 
     def step_fn(step: int) -> dict[str, float]:
         pictures = draw_batch(
@@ -124,8 +127,6 @@ def train_tokenizer(
         if step == settings.continuous:
             with torch.no_grad():
                 average.start(accelerator.gather(channels_last(tokenizer.latents(pictures))), shared)
-        rate = warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
-        set_learning_rate(prepared, rate)
         rebuilt, latents, codes = wrapped(pictures, quantized=quantized)
         pixel = ((rebuilt - pictures).abs() * weights).mean()
         commitment = (latents - tokenizer.lookup(codes)).square().mean()
@@ -134,10 +135,7 @@ def train_tokenizer(
         if perceptual is not None:
             distance = perceptual(rebuilt, pictures).mean()
             loss = loss + settings.lpips * distance
-        prepared.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trained, 1.0)
-        prepared.step()
+        descend(step, loss)
         restarted = 0
         if quantized:
             restarted = average.update(channels_last(latents), codes.flatten(), shared, accelerator)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.autoregressive.layout import AVATARS_LAYOUT
@@ -27,12 +27,13 @@ from backbones.autoregressive.scale_sampling import draw_scales
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
-from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
+from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.var_tokenizer import load_tokenizer
 from backbones.autoregressive.var_parts import VarParts
 from unified.avatars import captions, dataset
 from unified.avatars.captions import caption
 from unified.avatars.dataset import AvatarSet
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
 
@@ -141,6 +142,17 @@ def nats(parts: VarParts, texts: list[str], codes: Tensor) -> Tensor:
     return functional.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
 
 
+class _Training(nn.Module):
+    """One forward pass, so that several processes see one module."""
+
+    def __init__(self, parts: VarParts) -> None:
+        super().__init__()
+        self.model, self.parts = parts.model, parts
+
+    def forward(self, texts: list[str], codes: Tensor) -> Tensor:
+        return nats(self.parts, texts, codes)
+
+
 def train_var(
     build_settings: BuildSettings,
     settings: VarSettings,
@@ -174,26 +186,18 @@ def train_var(
         betas=(0.9, 0.95),
     )
     average = ExponentialAverage(model, half_life=settings.half_life)
-    prepared = accelerator.prepare(optimizer)
+    wrapped, prepared = accelerator.prepare(_Training(parts), optimizer)
     weights = (torch.ones(()) if focus is None else focus).to(accelerator.device)
+    rate = warmup_cosine(steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
+    descend = Descent(accelerator, prepared, model, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         process = accelerator.process_index
         picks = torch.randint(len(tokens), (batch,), generator=step_generator(seed, step, stream=process))
         rng = random.Random(f"{seed} {step} {process}")
         texts = draw_captions(data, picks, rng, no_text=settings.no_text)
-        set_learning_rate(
-            prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
-        )
-        loss = (nats(parts, texts, tokens[picks].long().to(accelerator.device)) * weights).mean()
-        prepared.zero_grad()
-        accelerator.backward(loss)
-        for value in model.parameters():
-            if accelerator.num_processes > 1 and value.grad is not None:
-                value.grad.copy_(accelerator.reduce(value.grad, reduction="mean"))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        prepared.step()
-        average.update(model, step)
+        loss = (wrapped(texts, tokens[picks].long().to(accelerator.device)) * weights).mean()
+        descend(step, loss)
         return {"loss": loss.item()}
 
     reached, seconds = train_loop(

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
 from backbones.autoregressive.train.card import save_grid, write_card
 from backbones.autoregressive.train.codebook import CodebookAverage
-from backbones.autoregressive.train.schedule import set_learning_rate, warmup_cosine
+from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.tokenizer import draw_batch, measure
 from unified.avatars import dataset
 from unified.errors import UserError
 from unified.metrics.lpips import LPIPS
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
@@ -114,6 +115,8 @@ def train_var_tokenizer(
     wrapped, prepared = accelerator.prepare(_Training(tokenizer, settings.commitment), optimizer)
     weights = (torch.ones(()) if focus is None else focus).to(accelerator.device)
     average = CodebookAverage(tokenizer.codebook)
+    rate = warmup_cosine(steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
+    descend = Descent(accelerator, prepared, tokenizer, rate=rate)
 
     def step_fn(step: int) -> dict[str, float]:
         process = accelerator.process_index
@@ -124,19 +127,13 @@ def train_var_tokenizer(
             with torch.no_grad():
                 residuals = tokenizer.rounding(tokenizer.latents(pictures)).assigned
                 average.start(accelerator.gather(residuals.flatten(0, 1)), shared)
-        set_learning_rate(
-            prepared, warmup_cosine(step, steps=steps, peak=settings.learning_rate, warmup=settings.warmup)
-        )
         rebuilt, quantiser, residuals, codes = wrapped(pictures, quantized=quantized)
         pixel = ((rebuilt - pictures).abs() * weights).mean()
         distance = torch.zeros((), device=accelerator.device)
         if perceptual is not None:
             distance = perceptual(rebuilt, pictures).mean()
         loss = pixel + quantiser + settings.lpips * distance
-        prepared.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trained, 1.0)
-        prepared.step()
+        descend(step, loss)
         restarted = 0
         if quantized:
             restarted = average.update(residuals.flatten(0, 1), codes.flatten(), shared, accelerator)

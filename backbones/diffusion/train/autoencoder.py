@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from backbones.diffusion.train import common
 from backbones.diffusion.train.common import Pictures
+from unified.zoo.descent import Descent
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 1800
@@ -204,7 +205,8 @@ def train(
     optimizer = torch.optim.AdamW(common.decay_groups(loss_module, weight_decay=1e-3), lr=1.0, betas=(0.9, 0.98))
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     side = sizes.picture // 2 ** (len(sizes.channels) - 1)
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, model, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -212,13 +214,8 @@ def train(
         noise = torch.randn(batch, sizes.latent, side, side, generator=generator)
         pixels = pictures.tensor(indices).to(accelerator.device)
         absolute, squared, perceived, divergence = wrapped(pixels, noise.to(accelerator.device), distance)
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
         loss = absolute + recipe.squared * squared + recipe.perceptual * perceived
-        accelerator.backward(loss + recipe.divergence * divergence)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
+        descend(step, loss + recipe.divergence * divergence)
         return {
             "l1": absolute.item(),
             "squared": squared.item(),

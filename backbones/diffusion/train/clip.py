@@ -25,6 +25,7 @@ from transformers import CLIPVisionConfig as VisionConfig
 from backbones.diffusion.train import common
 from backbones.diffusion.train.common import Pictures
 from backbones.diffusion.train.tokenizer import build_tokenizer
+from unified.zoo.descent import Descent
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 5000
@@ -230,7 +231,8 @@ def train(
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     lengths = [tokenize(tokenizer, texts).shape[1] for _, texts in classes]
     prompts = [tokenize(tokenizer, texts, full=True)[:, : max(lengths)] for _, texts in classes]
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, loss_module, rate=rate, average=average, averaged=model)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -245,12 +247,7 @@ def train(
             [classes[column][0][indices].to(device) for column in columns],
             torch.stack([targets[indices] for targets, _ in classes], dim=1).to(device),
         )
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(contrast + attribute + named)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
+        descend(step, contrast + attribute + named)
         return {"contrast": contrast.item(), "attribute": attribute.item(), "named": named.item()}
 
     state = {"model": model, "head": loss_module.head, "average": average, "optimizer": optimizer}

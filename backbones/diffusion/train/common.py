@@ -121,11 +121,9 @@ class Clock:
         """Linear warm-up over `warmup` steps under a cosine from `peak` to nearly zero."""
         return peak * min(1.0, (step + 1) / warmup) * cosine(self.share(step))
 
-
-def set_learning_rate(optimizer: Any, value: float) -> None:
-    """Give every parameter group `value`, scaled by the group's own "factor" if it has one."""
-    for group in optimizer.param_groups:
-        group["lr"] = value * group.get("factor", 1.0)
+    def rate(self, *, peak: float, warmup: int) -> Callable[[int], float]:
+        """`learning_rate` as a function of the step alone."""
+        return lambda step: self.learning_rate(step, peak=peak, warmup=warmup)
 
 
 def decay_groups(module: nn.Module, *, weight_decay: float, factor: float = 1.0) -> list[dict[str, Any]]:

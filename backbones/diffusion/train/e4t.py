@@ -25,6 +25,7 @@ from backbones.diffusion.train.pairs import Pairs, avatar_pairs
 from backbones.diffusion.train.words import Speaker, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.shadow import compute_parameter, pristine_tensor
+from unified.zoo.descent import Descent
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 2500
@@ -108,7 +109,8 @@ def train(
     optimizer = torch.optim.AdamW(common.decay_groups(networks, weight_decay=recipe.weight_decay), lr=1.0)
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     alphas = frozen.pipeline.scheduler.alphas_cumprod
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, networks, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -126,12 +128,7 @@ def train(
             text = nothing.to(device).expand(batch, -1, -1)
             features = pooled_features(network, seen.to(device), timesteps.to(device), text)
         error, length = wrapped(noisy.to(device), timesteps.to(device), noise.to(device), texts, states, features)
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(error + recipe.penalty * length)
-        accelerator.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
-        average.update(networks, step)
+        descend(step, error + recipe.penalty * length)
         return {"error": error.item(), "length": length.item()}
 
     state = {"networks": networks, "average": average, "optimizer": optimizer}

@@ -28,6 +28,7 @@ from backbones.diffusion.train.pairs import Pairs, avatar_pairs
 from backbones.diffusion.train.words import Speaker, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.attention import Attending, Attention, Editor, Place
+from unified.zoo.descent import Descent
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 3000
@@ -146,7 +147,8 @@ def train(
     optimizer = torch.optim.AdamW(common.decay_groups(networks, weight_decay=recipe.weight_decay), lr=1.0)
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     alphas = frozen.pipeline.scheduler.alphas_cumprod
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, networks, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -172,12 +174,7 @@ def train(
             local,
             1 if alone else len(sizes.layers),
         )
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(error + (recipe.patch if local else recipe.word) * size)
-        accelerator.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
-        average.update(networks, step)
+        descend(step, error + (recipe.patch if local else recipe.word) * size)
         return {"error": error.item(), "size": size.item()}
 
     state = {"networks": networks, "average": average, "optimizer": optimizer}

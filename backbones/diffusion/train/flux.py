@@ -39,6 +39,7 @@ from backbones.diffusion.train.flux_networks import (
 )
 from backbones.diffusion.train.unet import cached_latents, text_encoder_of
 from unified.errors import UserError
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
@@ -139,7 +140,8 @@ def train(
     average.module.to(device)
     optimizer = torch.optim.AdamW(common.decay_groups(model, weight_decay=recipe.weight_decay), lr=1.0)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, model, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -153,12 +155,7 @@ def train(
             pooled = clip_text(clip_training.tokenize(clip_tokenizer, texts, full=True).to(device)).pooler_output
         ids = unigram.tokenize(tokenizer, texts).to(device)
         loss = wrapped(latents[indices].to(device), noise.to(device), sigma.to(device), ids, pooled).mean()
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
+        descend(step, loss)
         return {"error": loss.item()}
 
     state = {"model": model, "average": average, "optimizer": optimizer}

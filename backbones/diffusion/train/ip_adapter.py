@@ -22,6 +22,7 @@ from backbones.diffusion.train import common, unet
 from backbones.diffusion.train.frozen import Frozen, load_frozen
 from backbones.diffusion.train.ip_adapter_file import export, official_names
 from backbones.diffusion.train.pairs import Pairs, avatar_pairs
+from unified.zoo.descent import Descent
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 2500
@@ -149,7 +150,8 @@ def train(
     wrapped, optimizer = accelerator.prepare(loss_module, optimizer)
     alphas = frozen.pipeline.scheduler.alphas_cumprod
     absent = nothing(frozen)
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, adapter, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -166,12 +168,7 @@ def train(
         error = wrapped(
             noisy.to(device), timesteps.to(device), frozen.text(texts).to(device), features, noise.to(device)
         ).mean()
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(error)
-        accelerator.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        average.update(adapter, step)
+        descend(step, error)
         return {"error": error.item()}
 
     state = {"adapter": adapter, "average": average, "optimizer": optimizer}

@@ -27,6 +27,7 @@ from backbones.diffusion.train import common
 from backbones.diffusion.train.agreement import agreement
 from backbones.diffusion.train.common import Pictures
 from unified.errors import UserError
+from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
@@ -195,7 +196,8 @@ def train(
     )
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     alphas = make_scheduler().alphas_cumprod
-    clock = common.Clock(settings, steps)
+    rate = common.Clock(settings, steps).rate(peak=recipe.learning_rate, warmup=recipe.warmup)
+    descend = Descent(accelerator, optimizer, model, rate=rate, average=average)
 
     def step_fn(step: int) -> dict[str, float]:
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
@@ -214,12 +216,7 @@ def train(
             levels.to(device),
         )
         loss = (errors * min_snr_weights(levels, limit=recipe.snr_limit).to(device)).mean()
-        common.set_learning_rate(optimizer, clock.learning_rate(step, peak=recipe.learning_rate, warmup=recipe.warmup))
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
+        descend(step, loss)
         return {"weighted": loss.item(), "error": errors.mean().item()}
 
     state = {"model": model, "average": average, "optimizer": optimizer}
