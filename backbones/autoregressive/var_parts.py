@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from backbones.autoregressive.next_scale import NextScale, NextScaleSettings
 from backbones.autoregressive.prompt import named_ids
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
+from unified.compact import packed, unpacked
 from unified.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,14 +51,12 @@ class VarParts:
             mask[row, : len(line)] = True
         return ids, mask
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write weights, settings and the text's tokenizer."""
+    def save(self, folder: Path, *, compact: bool = True) -> None:
+        """Write weights (compact: a byte each, see `unified.compact`), settings and the text's tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
         modules: dict[str, nn.Module] = {"model": self.model, "tokenizer": self.tokenizer}
         weights = {
-            f"{name}.{key}": value.detach().to(dtype).contiguous()
-            for name, module in modules.items()
-            for key, value in module.state_dict().items()
+            f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
         }
         config = {
             "model_type": MODEL_TYPE,
@@ -66,7 +65,7 @@ class VarParts:
         }
         self.text.save_pretrained(folder)
         for path, write in (
-            (folder / "model.safetensors", lambda to: save_file(weights, to)),
+            (folder / "model.safetensors", lambda to: save_file(packed(weights) if compact else weights, to)),
             (folder / "config.json", lambda to: to.write_text(json.dumps(config, indent=2), encoding="utf-8")),
         ):
             temporary = path.with_name(f".{path.name}")
@@ -87,9 +86,9 @@ def load_parts(folder: Path) -> VarParts:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = NextScale(NextScaleSettings(**_tuples(config["model"])))
         tokenizer = MultiScaleTokenizer(ScaleSettings(**_tuples(config["tokenizer"])))
-        weights = load_file(folder / "model.safetensors")
+        weights = unpacked(load_file(folder / "model.safetensors"))
         for name, module in (("model", model), ("tokenizer", tokenizer)):
-            own = {k.removeprefix(f"{name}."): v.float() for k, v in weights.items() if k.startswith(f"{name}.")}
+            own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
             module.load_state_dict(own)
         text = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -271,3 +271,16 @@ def test_recipes_run_on_tokens_alone(name: str) -> None:
     quick = recipe.with_overrides(steps=2) if name in ("kv-prefix", "coar") else recipe
     concept = invert(backbone, pictures(backbone, 2), quick, InvertSettings())
     assert generate(backbone, [concept], Target(prompt="a photo of <me>", n=1), seed=0).shape == (1, 3, 16, 16)
+
+
+def test_a_learnt_prefix_is_drawn_without_guidance_unless_it_is_asked_for() -> None:
+    """What guidance goes away from lacks the prefix: the recipe's own default samples from the model with it alone."""
+    backbone = tiny("emu3")
+    recipe = recipes.get("kv-prefix").with_overrides(steps=2)
+    concept = invert(backbone, pictures(backbone, 2), recipe, InvertSettings())
+
+    def drawn(**sampling: float) -> torch.Tensor:
+        return generate(backbone, [concept], Target(prompt="a photo of <me>", n=2, sampling=sampling), seed=0)
+
+    assert torch.equal(drawn(), drawn(guidance=1.0))
+    assert not torch.equal(drawn(), drawn(guidance=3.0))

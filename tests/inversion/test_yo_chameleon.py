@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 from inversion.methods import soft_positives
 from inversion.methods.optimize import Optimize
 from inversion.methods.soft_positives import SoftPositives, token_counts
-from inversion.objectives.recognition import Recognition
+from inversion.objectives.recognition import Recognition, check_answers
 from inversion.spaces.dual_prompt import DualPrompt, drawing_name, understanding_name
 from inversion.spaces.textual import Word
 from tests.tiny.families import FAMILIES, pictures, tiny
@@ -41,7 +42,9 @@ class Colours:
 
 @pytest.fixture(autouse=True)
 def scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny models are random: here they pass for models that answer."""
     monkeypatch.setattr(soft_positives.clip, "load", Colours)
+    monkeypatch.setattr(soft_positives, "check_answers", lambda *_: None)
 
 
 def recipe(method=QUICK, space=SPACE) -> Recipe:  # type: ignore[no-untyped-def]
@@ -188,6 +191,34 @@ def test_what_makes_no_sense_is_refused() -> None:
         invert(tiny("emu3"), pictures(tiny("emu3"), 1), recipe(Optimize(), DualPrompt(generation=0)), InvertSettings())
     with pytest.raises(UserError, match="cannot be scaled"), tiny("emu3").bound(started().scaled(0.5)):
         pass
+
+
+def test_a_model_that_never_learnt_to_answer_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither yes nor no is as likely as a word drawn blindly; the tokens for drawing alone can still be learnt."""
+    backbone, reference = tiny("emu3"), pictures(tiny("emu3"), 2)
+    blind = math.log(len(backbone.tokenizer))  # type: ignore[attr-defined]
+    nats = {"yes": blind + 3, "no": blind - 1}
+    asked: set[str] = set()
+
+    def answers(view, shown, questions, words):  # type: ignore[no-untyped-def]
+        asked.update(questions)
+        return torch.tensor([nats[word] for word in words])
+
+    monkeypatch.setattr(backbone, "answer_error", answers, raising=False)
+    check_answers(backbone, reference)  # it says no, which is an answer
+    assert asked == {f"is this a {reference.category}?"}
+    nats["no"] = blind + 2
+    monkeypatch.setattr(soft_positives, "check_answers", check_answers)
+    drawing = recipes.get("yo-chameleon-drawing").stages[0].spaces[0]
+    assert isinstance(drawing, DualPrompt)
+    assert invert(backbone, reference, recipe(space=drawing), InvertSettings()).codes[0].tensors["model"].shape[0] == 17
+
+    def worked(*_: object) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(SoftPositives, "similar", worked)
+    with pytest.raises(UserError, match=f"{blind + 2:.1f} nats.*'yo-chameleon-drawing'"):
+        invert(backbone, reference, recipe(), InvertSettings())
 
 
 def test_chameleon_learns_from_a_folder(tmp_path: Path) -> None:

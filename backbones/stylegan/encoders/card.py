@@ -73,7 +73,7 @@ def card(
     size = sum(p.numel() for p in inverter.parameters())
     return f"""# avatars/encoder-{plan.name}
 
-{summary}. For avatars/stylegan2 with the weights {inverter.generator}; {size:,} parameters, stored as fp16.
+{summary}. For avatars/stylegan2 with the weights {inverter.generator}; {size:,} parameters, stored as a byte each.
 
 Data: avatars, training split, {pictures:,} pictures, no augmentation.
 Training: {steps:,} steps of {plan.batch} pictures, {seconds / 60:.0f} minutes, seed {settings.seed}; Adam \

@@ -18,6 +18,7 @@ from backbones.stylegan.encoders.hypernetwork import HypernetworkConfig, WeightI
 from backbones.stylegan.encoders.inverter import Inverter, StyleInverter
 from backbones.stylegan.encoders.transformer import QueryInverter
 from backbones.stylegan.formats.assemble import refuse_repetition
+from unified.compact import packed, unpacked
 from unified.errors import UserError
 from unified.files import write_files
 
@@ -84,12 +85,12 @@ def filled(inverter: Inverter, tensors: Mapping[str, Tensor], where: str) -> Inv
 def save_inverter(
     folder: Path, inverter: Inverter, *, name: str, card: str, more: Mapping[str, bytes] | None = None
 ) -> None:
-    """Write weights (fp16; statistics fp32), settings and card into `folder`, all or none.
+    """Write weights (a byte each, `unified.compact`; statistics fp32), settings and card into `folder`, all or none.
 
     name: of the encoder ("e4e"). more: further files by name.
     """
     tensors = {
-        key: (value if "running_" in key or not value.is_floating_point() else value.half()).contiguous().cpu()
+        key: value
         for key, value in inverter.state_dict().items()
         if not key.endswith("num_batches_tracked") and key not in inverter.aliases()
     }
@@ -102,7 +103,7 @@ def save_inverter(
     }
     write_files(
         {
-            folder / WEIGHTS: save(tensors),
+            folder / WEIGHTS: save(packed(tensors, exact=("running_",))),
             folder / CONFIG: (json.dumps(config, indent=1) + "\n").encode(),
             folder / "card.md": card.encode(),
             **{folder / file: data for file, data in (more or {}).items()},
@@ -114,7 +115,7 @@ def load_inverter(folder: Path) -> tuple[str, Inverter]:
     """(name, encoder) of a folder of `save_inverter`. Raises UserError for others, and for damaged ones."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
+        tensors = unpacked(load_file(folder / WEIGHTS))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no encoder that can be read ({error}); build it again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:

@@ -79,7 +79,7 @@ def _emu3(folder: Path) -> None:
 
 
 def _var(folder: Path) -> None:
-    tiny_parts().save(folder, dtype=torch.float32)
+    tiny_parts().save(folder)
 
 
 @pytest.mark.parametrize(

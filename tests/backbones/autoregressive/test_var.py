@@ -228,7 +228,7 @@ def test_arbooth_runs_on_scales_alone() -> None:
 
 def test_saved_models_load_by_content(tmp_path: Path) -> None:
     parts = tiny_parts()
-    parts.save(tmp_path, dtype=torch.float32)
+    parts.save(tmp_path, compact=False)
     loaded = load(tmp_path)
     assert isinstance(loaded, Var)
     with loaded.bound() as view:
