@@ -16,7 +16,7 @@ recipes.register(
                 (WPlus(),),
                 Optimize(
                     steps=300,
-                    lr=0.01,
+                    lr=0.05,
                     objectives=(MaskedError(), MaskedPerceptual(), Style(weight=5e-5)),
                     evidence=Evidence.RENDER,
                 ),

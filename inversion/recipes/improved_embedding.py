@@ -17,7 +17,7 @@ recipes.register(
                 (WPlus(),),
                 Optimize(
                     steps=300,
-                    lr=0.01,
+                    lr=0.05,
                     objectives=(Error(), Perceptual(), Distribution(weight=1e-3)),
                     evidence=Evidence.RENDER,
                 ),

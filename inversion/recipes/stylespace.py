@@ -14,7 +14,7 @@ recipes.register(
         stages=(
             Stage(
                 (StyleChannels(),),
-                Optimize(steps=300, lr=0.01, objectives=(Error(), Perceptual()), evidence=Evidence.RENDER),
+                Optimize(steps=300, lr=0.05, objectives=(Error(), Perceptual()), evidence=Evidence.RENDER),
             ),
         ),
         scheme="latent-edit",
