@@ -38,6 +38,13 @@ def edits(
         bool,
         typer.Option("--away", help="Compose each edit with the opposite one of the value shown: pink +5 & black -4."),
     ] = False,
+    multiple: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="FACTOR",
+            help="Of the strengths; if repeated, tried in turn until the value shows, as with a slider. Default: 1.",
+        ),
+    ] = None,
     people: Annotated[int, typer.Option(help="How many of the 30 held-out people.", min=2, max=30)] = 30,
     steps: Annotated[int | None, typer.Option(help="Of the inversion, instead of the recipe's.", min=1)] = None,
     together: Annotated[int, typer.Option(help="People inverted in one batch, where the recipe can.", min=1)] = 10,
@@ -101,12 +108,14 @@ def edits(
             wanted,
             judged,
             opposed=opposed if away else (),
+            multiples=multiple or (1.0,),
             seed=seed,
             progress=Bar(),
         )
         found = summarise(scores, each=each)
         asked = ", composed with the opposite of the value shown" if away else ""
         asked += "" if strength is None else f", strength {strength:g}"
+        asked += f", times {', '.join(f'{each:g}' for each in multiple)} until it shows" if multiple else ""
         stored += results(f"{model}:{recipe}", summarise(scores), protocol=PROTOCOL + asked)
         tables.append(_table(f"{model}:{recipe}", found))
     if scores_file is not None:

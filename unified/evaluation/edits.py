@@ -166,13 +166,15 @@ def evaluate_edits(
     judges: Judges,
     *,
     opposed: Sequence[ValueEdit] = (),
+    multiples: Sequence[float] = (1.0,),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[EditScore]:
     """Make every edit of every concept and judge it.
 
     concepts: each of one picture. originals: [N,3,H,W], those pictures. opposed: edits that are composed, with the
-    opposite sign, with those of their method where a picture shows their value ("pink +5 & black -4").
+    opposite sign, with those of their method where a picture shows their value ("pink +5 & black -4"). multiples: of
+    the strengths, tried in turn until a picture shows the value, as with a slider; judged is that picture, or the last.
     """
     progress = progress or Silent()
     groups = list(together(concepts))
@@ -186,12 +188,16 @@ def evaluate_edits(
             attribute = edit.value.partition("=")[0]
             values = [f"{attribute}={each[attribute]}" for each in shown]
             own = {other.value: other for other in opposed if other.method == edit.method}
-            after = before.clone()
-            for value, wish in wishes(edit, values, own).items():
-                rows = [row for row, each in enumerate(values) if each == value and each != edit.value]
-                if rows:
-                    part = concept.with_codes([code.pick(rows) for code in concept.codes])
-                    after[rows] = backbone.generate(part, edits=wish, seed=seed, output="pt", progress=Silent())
+            after, waiting = before.clone(), {row for row, each in enumerate(values) if each != edit.value}
+            for multiple in multiples:
+                for value, wish in wishes(edit, values, own).items():
+                    rows = [row for row in sorted(waiting) if values[row] == value]
+                    if rows:
+                        part = concept.with_codes([code.pick(rows) for code in concept.codes])
+                        asked = {name: multiple * strength for name, strength in wish.items()}
+                        after[rows] = backbone.generate(part, edits=asked, seed=seed, output="pt", progress=Silent())
+                seen = judges.attributes.names(after)
+                waiting -= {row for row, now in enumerate(seen) if f"{attribute}={now[attribute]}" == edit.value}
             found += judge_edit(before, after, originals[places], names, edit, judges)
             progress.advance(number * len(edits) + done)
     progress.finish()

@@ -163,6 +163,10 @@ def test_an_edit_is_made_and_judged_end_to_end(telling: StyleGAN) -> None:
     assert edit == ValueEdit("centres", "glow=on", "centres:glow=on", 5.0)
     found = edits.evaluate_edits(telling, people, originals, [edit], judges)
     assert [(s.changed, s.kept) for s in found] == [(1, 1), (1, 1), (1, 1)]
+    # A tenth of the strength is not enough: alone nobody glows; as the first of two, the second is taken.
+    for multiples, changed in (((0.1,), 0), ((0.1, 1.0), 3)):
+        tried = edits.evaluate_edits(telling, people, originals, [edit], judges, multiples=multiples)
+        assert sum(s.changed for s in tried) == changed
     (weak,) = edits.chosen_edits(telling, ["glow=on"], judges.attributes.vocabulary, strength=0.0)
     assert sum(s.changed for s in edits.evaluate_edits(telling, people, originals, [weak], judges)) == 0
     with pytest.raises(UserError, match="by sefa; it has some by centres"):
