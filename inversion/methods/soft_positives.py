@@ -13,7 +13,7 @@ from torch import Tensor
 from inversion.methods.optimize import Optimize
 from inversion.objectives.error import Error
 from inversion.objectives.prior import class_pictures
-from inversion.objectives.recognition import Recognition
+from inversion.objectives.recognition import Recognition, check_answers
 from inversion.spaces.dual_prompt import DualPrompt, drawing_name
 from inversion.templates import PORTRAIT_TEMPLATES
 from unified.contract.abilities import Reads, Tokenises, can
@@ -36,7 +36,8 @@ class SoftPositives(Method):
     `groups`; the most similar group is explained by the most tokens for drawing, the least similar one by the
     fewest, and only the reference's own pictures, as many times as a group has pictures, by all of them. So the
     first tokens learn what all share, the last ones what is the concept's alone. The same pictures are the
-    negatives of recognition, which the tokens for understanding learn.
+    negatives of recognition, which the tokens for understanding learn; a model that was never trained to answer
+    is refused before any work, and can learn the tokens for drawing alone.
 
     pictures: how many soft positives. pool: a folder they are taken from, the most similar ones; "": the
     untouched backbone draws them with `prompt`. templates: what the pictures are said to be.
@@ -79,6 +80,8 @@ class SoftPositives(Method):
     def invert(self, job: Job, spaces: Sequence[Space]) -> list[list[Code]]:
         (space,) = spaces
         assert isinstance(space, DualPrompt)
+        if space.understanding:
+            check_answers(job.backbone, job.reference)
         members: list[Member] = []
         shown: list[int] = []
         start = 0

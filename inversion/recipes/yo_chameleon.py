@@ -15,3 +15,14 @@ recipes.register(
         requires=frozenset({"category"}),
     ),
 )
+recipes.register(
+    "yo-chameleon-drawing",
+    Recipe(
+        name="yo-chameleon-drawing",
+        stages=(Stage((DualPrompt(generation=16, understanding=0),), SoftPositives()),),
+        scheme="prompt",
+        cite="Nguyen et al. 2025, Yo'Chameleon: Personalized Vision and Language Generation, image generation alone",
+        summary="The tokens to draw it alone, for models that were never trained to answer questions.",
+        requires=frozenset({"category"}),
+    ),
+)

@@ -58,6 +58,7 @@ def avatarbench(
     """
     import unified
     from unified.avatars import benchmark
+    from unified.contract.backbone import Backbone
     from unified.contract.recipe import recipes
     from unified.evaluation.avatarbench import PersonScores, evaluate_people, result, summarise
     from unified.evaluation.table import save_results
@@ -69,9 +70,12 @@ def avatarbench(
     judged = judges()
     rows = []
     results = []
+    loaded: dict[str, Backbone] = {}
     for run in runs:
         model, recipe = model_and_recipe(run)
-        backbone = unified.load(model)
+        if model not in loaded:
+            loaded[model] = unified.load(model)
+        backbone = loaded[model]
         stem = run.replace("/", "-").replace(":", "-")
         conditions = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
         if recipe != "category":

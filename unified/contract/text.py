@@ -19,6 +19,10 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
 
+    def __len__(self) -> int:
+        """How many tokens there are."""
+        ...
+
 
 def token_ids(tokenizer: Tokenizer, prompt: str, rows: Mapping[str, Sequence[int]]) -> list[int]:
     """Ids of `prompt` without special tokens; each name in `rows` becomes its (negative) ids.
