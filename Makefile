@@ -13,7 +13,7 @@ WORKERS ?= 2
 # Who the demo is about, and what it compares; `unified compare` takes the same words.
 PERSON ?= person-03
 DEMO_RUNS ?= avatars/stylegan2:pti,avatars/stable-diffusion:category,avatars/stable-diffusion:dreambooth-lora,avatars/emu3:in-context
-CODE := unified backbones inversion editing tests
+CODE := unified backbones inversion editing tests notebooks
 
 .PHONY: help install demo test test-fast lint notebooks kernels clean
 .DEFAULT_GOAL := help
