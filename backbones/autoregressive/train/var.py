@@ -1,9 +1,10 @@
 """Training of avatars/var: next-scale prediction of the multi-scale tokens, with captions.
 
 Cross-entropy over all tokens of a picture, every scale given the true coarser ones (Tian et al. 2024, VAR,
-section 3.2), with more weight where the attributes of the avatars show (`unified.zoo.focus`). The tokenizer is
-trained before (`var_tokenizer.py`) and frozen; the tokens of the data are computed once. A part of the captions is
-dropped, for guidance.
+section 3.2), with more weight where the attributes of the avatars show (`unified.zoo.focus`) and on the coarser scales,
+which decide most and have fewest tokens; some of what is read is wrong (`self_correction.py`). The tokenizer is trained
+before (`var_tokenizer.py`) and frozen; the tokens of the data are computed once. A part of the captions is dropped,
+for guidance.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
 from backbones.autoregressive.train.card import save_grid, write_card
 from backbones.autoregressive.train.schedule import warmup_cosine
+from backbones.autoregressive.train.self_correction import wrong_and_right
 from backbones.autoregressive.train.var_tokenizer import load_tokenizer
 from backbones.autoregressive.var_parts import VarParts
 from unified.avatars import captions, dataset
@@ -57,6 +59,7 @@ class VarSettings:
     half_life: float = 200.0
     no_text: float = 0.1
     focus: float = 0.6  # share of the loss that goes to where the attributes show
+    wrong: float = 0.4  # of the tokens of coarser scales, in the pictures that are read worst
 
 
 def build(settings: BuildSettings) -> None:
@@ -78,9 +81,13 @@ def build(settings: BuildSettings) -> None:
 
 
 def scale_focus(data: AvatarSet, sides: Sequence[int], *, share: float) -> Tensor:
-    """Weights [count] of a picture's tokens, 1 on average in every scale (see `focus_map`)."""
+    """Weights [count] of a picture's tokens, 1 on average.
+
+    In a scale they are those of `focus_map`; a scale of half the side has a quarter of the tokens and half the weight.
+    """
     maps = [focus_map(data.images, data.attributes, side=(side, side), share=share).flatten() for side in sides]
-    return torch.cat(maps)
+    weights = torch.cat([part / side for part, side in zip(maps, sides, strict=True)])
+    return weights / weights.mean()
 
 
 def new_parts(settings: VarSettings, tokenizer: MultiScaleTokenizer) -> VarParts:
@@ -132,12 +139,12 @@ def draw_captions(data: AvatarSet, picks: Tensor, rng: random.Random, *, no_text
     return ["" if rng.random() < no_text else caption(data.row(int(i)), rng) for i in picks]
 
 
-def nats(parts: VarParts, texts: list[str], codes: Tensor) -> Tensor:
-    """Cross-entropy of every token, [B,count]."""
+def nats(parts: VarParts, texts: list[str], codes: Tensor, read: Tensor | None = None) -> Tensor:
+    """Cross-entropy of every token, [B,count]; read: tokens of the coarser scales that are seen, if not `codes`."""
     device = parts.tokenizer.codebook.device
     ids, mask = parts.lines(texts)
     with torch.no_grad():
-        inputs = parts.tokenizer.inputs(codes)
+        inputs = parts.tokenizer.inputs(codes if read is None else read)
     logits = parts.model(parts.model.read(ids.to(device), mask.to(device)), inputs)
     return functional.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
 
@@ -149,8 +156,8 @@ class _Training(nn.Module):
         super().__init__()
         self.model, self.parts = parts.model, parts
 
-    def forward(self, texts: list[str], codes: Tensor) -> Tensor:
-        return nats(self.parts, texts, codes)
+    def forward(self, texts: list[str], codes: Tensor, read: Tensor) -> Tensor:
+        return nats(self.parts, texts, codes, read)
 
 
 def train_var(
@@ -196,7 +203,10 @@ def train_var(
         picks = torch.randint(len(tokens), (batch,), generator=step_generator(seed, step, stream=process))
         rng = random.Random(f"{seed} {step} {process}")
         texts = draw_captions(data, picks, rng, no_text=settings.no_text)
-        loss = (wrapped(texts, tokens[picks].long().to(accelerator.device)) * weights).mean()
+        codes = tokens[picks].long().to(accelerator.device)
+        errors = step_generator(seed, step, stream=1000 + process)
+        read, right = wrong_and_right(tokenizer, codes, share=settings.wrong, generator=errors)
+        loss = (wrapped(texts, right, read) * weights).mean()
         descend(step, loss)
         return {"loss": loss.item()}
 
