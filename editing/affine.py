@@ -46,6 +46,6 @@ def nearest_styles(backbone: Backbone, channels: Mapping[str, Tensor]) -> Tensor
     found = []
     for matrices in style_matrices(backbone):
         matrix = torch.cat(list(matrices.values())).double()
-        wanted = joined({layer: (channels[layer] - still[layer]).double() for layer in matrices})
+        wanted = joined({layer: (channels[layer] - still[layer]).double() for layer in matrices}, matrices)
         found.append(mean + (torch.linalg.pinv(matrix) @ wanted.T).T)
     return torch.stack(found, dim=1).to(backbone.dtype)

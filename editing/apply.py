@@ -47,20 +47,21 @@ def apply_shift(backbone: Backbone, concept: Concept, shift: Shift) -> Concept:
 def _in_channels(view: View, concept: Concept, shift: Shift) -> Concept:
     """The concept with its style codes replaced by one of style channels, moved by `shift`."""
     gan = styled_of(view.backbone)
+    sizes = gan.style_channels()
     if "channels" in view.slots:
-        channels = joined(view.slots["channels"].read())
+        channels = joined(view.slots["channels"].read(), sizes)
         if shift.styles is not None:
             steps = shift.styles.to(channels.dtype)
             steps = steps if steps.ndim == 3 else steps.unsqueeze(0)
-            still = joined(gan.channels_of(view, torch.zeros_like(steps[:1])))
-            channels = channels + (joined(gan.channels_of(view, steps)) - still)
+            still = joined(gan.channels_of(view, torch.zeros_like(steps[:1])), sizes)
+            channels = channels + (joined(gan.channels_of(view, steps), sizes) - still)
     else:
         styles = view.slots["styles"].read()
         styles = styles if shift.styles is None else styles + shift.styles.to(styles.dtype)
-        channels = joined(gan.channels_of(view, styles))
+        channels = joined(gan.channels_of(view, styles), sizes)
     if shift.channels is not None:
         channels = channels + shift.channels.to(channels.dtype)
-    return with_channels(view, concept, split(channels, gan.style_channels()))
+    return with_channels(view, concept, split(channels, sizes))
 
 
 def with_channels(view: View, concept: Concept, channels: Mapping[str, Tensor]) -> Concept:

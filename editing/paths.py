@@ -79,9 +79,10 @@ class Here:
         """[pictures, channels], the layers side by side."""
         slots = self.view.slots
         with torch.no_grad():
-            if self.given is None and "channels" in slots:
-                return joined(slots["channels"].read())
-            return joined(styled_of(self.view.backbone).channels_of(self.view, self.styles))
+            gan = styled_of(self.view.backbone)
+            bound = self.given is None and "channels" in slots
+            channels = slots["channels"].read() if bound else gan.channels_of(self.view, self.styles)
+            return joined(channels, gan.style_channels())
 
     @cached_property
     def images(self) -> Tensor:

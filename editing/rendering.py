@@ -34,9 +34,10 @@ def render_moved(
     if shift is None or shift.channels is None:
         return gan_of(view.backbone).render(view, styles, noise)
     gan = styled_of(view.backbone)
-    channels = joined(gan.channels_of(view, styles))
+    sizes = gan.style_channels()
+    channels = joined(gan.channels_of(view, styles), sizes)
     moved = channels + shift.channels.to(channels.dtype)
-    return gan.render_channels(view, split(moved, gan.style_channels()), noise)
+    return gan.render_channels(view, split(moved, sizes), noise)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -53,13 +53,16 @@ def channel_sizes(backbone: Backbone) -> Mapping[str, int]:
     return backbone.style_channels() if isinstance(backbone, Styled) else {}
 
 
-def joined(channels: Mapping[str, Tensor]) -> Tensor:
-    """{layer: [N, channels]} -> [N, sum of channels], the layers side by side in their order."""
-    return torch.cat(list(channels.values()), dim=1)
+def joined(channels: Mapping[str, Tensor], layers: Iterable[str]) -> Tensor:
+    """{layer: [N, channels]} -> [N, sum of channels], side by side in the order of `layers`.
+
+    That of `channels` itself means nothing: files sort their tensors by name.
+    """
+    return torch.cat([channels[layer] for layer in layers], dim=1)
 
 
 def split(channels: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The inverse of `joined`."""
+    """The inverse of `joined` in the order of `sizes`, {layer: channels}."""
     return dict(zip(sizes, channels.split(list(sizes.values()), dim=1), strict=True))
 
 

@@ -18,8 +18,9 @@ _BATCH = 1000
 def channels_from(backbone: Backbone, latents: Tensor) -> Tensor:
     """Latents w [N, width] -> the channels of all layers [N, channels]."""
     number, _ = gan_of(backbone).style_shape()
+    gan = styled_of(backbone)
     with backbone.bound() as view:
-        return joined(styled_of(backbone).channels_of(view, latents.unsqueeze(1).expand(-1, number, -1)))
+        return joined(gan.channels_of(view, latents.unsqueeze(1).expand(-1, number, -1)), gan.style_channels())
 
 
 def channel_statistics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,9 @@ def test_channels_of_a_concept_inverted_there(backbone) -> None:
     concept = styled(backbone, 2)
     with torch.no_grad(), backbone.bound(concept) as view:
         code = spaces.get("s")().initial(view, Reference(torch.rand(2, 3, 32, 32)), rng=Random(0))
-    inverted = concept.with_codes([code])
+    by_name = dict(sorted(code.tensors.items()))  # as a file has them
+    assert list(by_name) != list(code.tensors)
+    inverted = concept.with_codes([replace(code, tensors=by_name)])
     for name in ("glow=on", "tint=on"):
         one, two = (edit(backbone, c, {name: 2.0}, directions=directions) for c in (inverted, concept))
         torch.testing.assert_close(shown(backbone, one), shown(backbone, two), rtol=1e-3, atol=1e-4)

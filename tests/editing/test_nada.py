@@ -129,8 +129,8 @@ def test_global_directions_as_a_scheme(backbone, cache) -> None:
     save_effects(Effects(values, torch.full((count,), 0.5), "x", "y"), backbone, user_file(backbone.fingerprint))
     (moved,) = scheme.edited(backbone, [concept], target, rng=Random(0), progress=Silent())
     with torch.no_grad(), backbone.bound(concept) as view:
-        before = joined(backbone.channels_of(view, view.slots["styles"].read()))
-    step = joined(moved.codes[0].tensors) - before
+        before = joined(backbone.channels_of(view, view.slots["styles"].read()), backbone.style_channels())
+    step = joined(moved.codes[0].tensors, backbone.style_channels()) - before
     assert step[0].abs().gt(1e-4).nonzero().flatten().tolist() == [7]
     assert float(step[0, 7]) == pytest.approx(2.0 * 0.5, rel=1e-3)
 

@@ -45,7 +45,7 @@ class Showing(StyleGAN2):
         return self.render_channels(view, self.channels_of(view, styles), noise)
 
     def render_channels(self, view, channels, noise=None):  # type: ignore[no-untyped-def]
-        flat = torch.sigmoid(joined(channels) / 4)
+        flat = torch.sigmoid(joined(channels, self.style_channels()) / 4)
         flat = functional.pad(flat, (0, 3 * self.resolution**2 - flat.shape[1]), value=0.5)
         return flat.view(-1, 3, self.resolution, self.resolution)
 
@@ -145,8 +145,8 @@ def test_editing_moves_one_channel_alone(showing: Showing, found: Directions) ->
     concept = styled(showing, space="w+")
     moved = edit(showing, concept, {"glow=on": 2.0}, directions=found)
     with torch.no_grad(), showing.bound(concept) as view:
-        before = joined(showing.channels_of(view, view.slots["styles"].read()))
-    step = joined(moved.codes[0].tensors) - before
+        before = joined(showing.channels_of(view, view.slots["styles"].read()), showing.style_channels())
+    step = joined(moved.codes[0].tensors, showing.style_channels()) - before
     assert float(step[:, GLOW].mean()) == pytest.approx(2 * found.items["glow=on"].deviation, rel=1e-3)
     step[:, GLOW] = 0
     assert float(step.abs().max()) < 1e-5
@@ -211,7 +211,7 @@ def test_texts_as_edits(showing: Showing, effects: Effects, cache, monkeypatch) 
     concept = styled(showing)
     moved = edit(showing, concept, {"styleclip:nothing -> +5": 2.0})
     before = channels_from(showing, concept.codes[0].tensors["w"])
-    step = joined(moved.codes[0].tensors) - before
+    step = joined(moved.codes[0].tensors, showing.style_channels()) - before
     assert float(step[0, 5]) == pytest.approx(2.0 * float(effects.deviation[5]), rel=1e-2)
     with pytest.raises(UserError, match="neutral"):
         edit(showing, concept, {"styleclip:+5": 2.0})
