@@ -16,7 +16,9 @@ from unified.errors import UserError
 
 @dataclass(frozen=True)
 class VarSampling(Sampling):
-    """See `SamplingSettings` and `draw_scales`. guidance_from, guidance_until: in scales, 0 coarsest, 1 finest.
+    """See `SamplingSettings` and `draw_scales`; temperature and guidance are those that avatars/var draws best with.
+
+    guidance_from, guidance_until: in scales, 0 coarsest, 1 finest.
 
     redraw: rows of numbers over the picture; in every scale the bound tokens are drawn anew where its average is
         above one half, and kept elsewhere (VAR, section 5.4).
@@ -24,10 +26,10 @@ class VarSampling(Sampling):
     gate_scales: how much each scale sees of them, one number a scale, coarsest first; with `gate` the product.
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.5
     top_k: int = 0
     top_p: float = 1.0
-    guidance: float = 3.0
+    guidance: float = 5.0
     guidance_from: float = 0.0
     guidance_until: float = 1.0
     redraw: Grid | None = None

@@ -40,7 +40,9 @@ def concept(space: Space, method=None, *, count: int = 1, name: str = "<me>") ->
 def make(
     concepts: list[Concept], prompt: str = PROMPT, *, scheme: str | Scheme | None = None, source: str = "", **sampling
 ):  # type: ignore[no-untyped-def]
-    target = Target(prompt=prompt, source=source, n=2, sampling=sampling)
+    # At a temperature at which small differences show.
+    settings = {"temperature": 1.0, "guidance": 3.0, **sampling}
+    target = Target(prompt=prompt, source=source, n=2, sampling=settings)
     if isinstance(scheme, Scheme):
         return scheme.generate(tiny("var"), concepts, target, rng=Random(0).child("generate"), progress=Silent())
     return generate(tiny("var"), concepts, target, scheme=scheme)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from backbones.autoregressive.layout import AVATARS_LAYOUT
 from backbones.autoregressive.next_scale import NextScale, NextScaleSettings
-from backbones.autoregressive.sampling import SamplingSettings, generators
+from backbones.autoregressive.sampling import generators
 from backbones.autoregressive.scale_sampling import draw_scales
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
@@ -32,6 +32,7 @@ from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.self_correction import wrong_and_right
 from backbones.autoregressive.train.var_tokenizer import load_tokenizer
 from backbones.autoregressive.var_parts import VarParts
+from backbones.autoregressive.var_sampling import VarSampling
 from unified.avatars import captions, dataset
 from unified.avatars.captions import caption
 from unified.avatars.dataset import AvatarSet
@@ -51,7 +52,7 @@ class VarSettings:
     depth: int = 4
     heads: int = 4
     text_depth: int = 2
-    steps: int = 6000
+    steps: int = 10_500
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -258,7 +259,7 @@ def export(
         read,
         unconditional=empty,
         generators=generators(range(len(shown))),
-        settings=SamplingSettings(),
+        settings=VarSampling().drawing(),
     )
     save_grid(parts.tokenizer.decode(drawn), out / "samples.png", columns=8)
     lines = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(shown))
