@@ -189,15 +189,16 @@ def evaluate_edits(
             values = [f"{attribute}={each[attribute]}" for each in shown]
             own = {other.value: other for other in opposed if other.method == edit.method}
             after, waiting = before.clone(), {row for row, each in enumerate(values) if each != edit.value}
-            for multiple in multiples:
+            for tried, multiple in enumerate(multiples):
+                if tried:
+                    seen = judges.attributes.names(after)
+                    waiting -= {row for row, now in enumerate(seen) if f"{attribute}={now[attribute]}" == edit.value}
                 for value, wish in wishes(edit, values, own).items():
                     rows = [row for row in sorted(waiting) if values[row] == value]
                     if rows:
                         part = concept.with_codes([code.pick(rows) for code in concept.codes])
                         asked = {name: multiple * strength for name, strength in wish.items()}
                         after[rows] = backbone.generate(part, edits=asked, seed=seed, output="pt", progress=Silent())
-                seen = judges.attributes.names(after)
-                waiting -= {row for row, now in enumerate(seen) if f"{attribute}={now[attribute]}" == edit.value}
             found += judge_edit(before, after, originals[places], names, edit, judges)
             progress.advance(number * len(edits) + done)
     progress.finish()
