@@ -19,6 +19,7 @@ from unified.contract.scheme import EditScheme, Scheme, choose_scheme, schemes, 
 from unified.contract.space import space_of
 from unified.contract.target import Target
 from unified.errors import UserError
+from unified.sampling import own_sampling
 
 
 def generate(
@@ -77,10 +78,7 @@ def _prepared(
                 f"The prompt {target.prompt!r} does not say where the concept goes: write {concept.name} in it,"
                 f" for example 'a portrait of {concept.name}'."
             )
-    defaults: dict[str, Any] = {}
-    for concept in concepts:
-        defaults |= concept.meta.get("sampling", {})
-    target = replace(target, sampling={**defaults, **target.sampling})
+    target = replace(target, sampling={**own_sampling(concepts), **target.sampling})
     preferred = [name for c in concepts if (name := c.meta.get("scheme"))]
     if scheme is None:
         return choose_scheme(backbone, concepts, target, preferred=preferred), target

@@ -16,6 +16,7 @@ from unified.contract.random import Random
 from unified.contract.recipe import verb
 from unified.contract.registry import Registry
 from unified.errors import UserError
+from unified.sampling import own_sampling
 
 
 class Merge(ABC):
@@ -73,7 +74,7 @@ def united(concepts: Sequence[Concept], codes: Sequence[Code]) -> Concept:
     """A concept under the first one's name, with `codes`, that also answers to the names of the others."""
     first = concepts[0]
     names = {name: text for concept in concepts for name, text in concept.names.items() if name != first.name}
-    sampling = {key: value for concept in concepts for key, value in concept.meta.get("sampling", {}).items()}
+    sampling = own_sampling(concepts)
     meta = {"names": names, **({"sampling": sampling} if sampling else {})}
     return Concept(list(codes), first.name, first.carrier, first.category, meta=meta)
 

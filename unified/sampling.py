@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from unified.contract.backbone import Sampling
+from unified.contract.concept import Concept
 from unified.errors import UserError
 
 S = TypeVar("S", bound=Sampling)
@@ -21,3 +22,8 @@ def override(settings: S, changes: Mapping[str, Any]) -> S:
             f"This backbone's sampler has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}."
         )
     return dataclasses.replace(settings, **changes)
+
+
+def own_sampling(concepts: Iterable[Concept]) -> dict[str, Any]:
+    """The sampler's settings that concepts bring along from their recipes; the last one's count."""
+    return {key: value for concept in concepts for key, value in concept.meta.get("sampling", {}).items()}

@@ -20,7 +20,7 @@ from unified.denoising.sampling import DenoisingSampling
 from unified.denoising.solvers import SOLVERS
 from unified.denoising.space import NoiseSpace, Rows
 from unified.errors import UserError
-from unified.sampling import override
+from unified.sampling import override, own_sampling
 
 Steer = Callable[[Tensor, Tensor, Tensor, Level], tuple[Tensor, Tensor]]
 """(x, x0, eps, level) -> the (x0, eps) to go on with."""
@@ -128,9 +128,7 @@ def settings_for(view: View, target: Target, *, as_inverted: bool) -> DenoisingS
             raise UserError(
                 f"A negative prompt was given, but the code in {space.name!r} takes its place: leave it out."
             )
-    own: dict[str, Any] = {}  # what the concepts bring along is in the target too, but nobody has asked for it
-    for concept in view.concepts:
-        own |= concept.meta.get("sampling", {})
+    own = own_sampling(view.concepts)  # it is in the target too, but nobody has asked for it
     back = {key: value for key, value in back.items() if target.sampling.get(key, own.get(key)) == own.get(key)}
     changes = {key: value for key, (_, value) in fixed.items()}
     settings = override(settings, (back if as_inverted else {}) | changes)
