@@ -16,25 +16,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from editing.directions import DEFAULT_METHOD, Direction, Directions
 from editing.paths import Path as BentPath
 from editing.paths import path_models
 from editing.styles import channel_sizes, gan_of
+from unified.compact import packed, unpacked
 from unified.contract.backbone import Backbone
 from unified.errors import UserError
 from unified.files import cache_folder, write_file
 from unified.zoo.registry import WEIGHTS
 
-FORMAT = 4  # 1 had no methods, layers, changes and channels; 2 no paths; 3 no strengths
+FORMAT = 5  # 1 had no methods, layers, changes and channels; 2 no paths; 3 no strengths; 4 only float32
 FILE = "directions.safetensors"
 KEY = "unified-directions"
 _MODEL = "model/"  # in front of the tensors that paths share
 
 
-def save_directions(directions: Directions, path: str | Path) -> Path:
-    """Write a direction file; returns its path."""
+def save_directions(directions: Directions, path: str | Path, *, compact: bool = False) -> Path:
+    """Write a direction file; returns its path. compact: in one or two bytes a number (see `unified.compact`)."""
     description: dict[str, Any] = {
         "format": FORMAT,
         "unit": "strength 1 moves by `deviation` along the unit vector: one standard deviation of samples",
@@ -56,7 +57,7 @@ def save_directions(directions: Directions, path: str | Path) -> Path:
         tensors |= {f"{_MODEL}{key}": value for key, value in path_.model.tensors().items()}
     text = json.dumps(description, sort_keys=True)
     tensors = {name: value.detach().float().contiguous().clone() for name, value in tensors.items()}
-    return write_file(path, save(tensors, metadata={KEY: text}))
+    return write_file(path, save(packed(tensors) if compact else tensors, metadata={KEY: text}))
 
 
 def _values(direction: Direction | BentPath) -> dict[str, Any]:
@@ -116,21 +117,22 @@ def load_directions(path: str | Path, backbone: Backbone) -> Directions:
     channels = {str(layer): int(size) for layer, size in description.get("channels", [])}
     if channels and list(channels.items()) != list(channel_sizes(backbone).items()):
         raise UserError(f"The directions in {path} are of other style channels than those of {backbone.id}.")
+    tensors = unpacked(load_file(path))
     items = {}
-    with safe_open(path, framework="pt") as file:
-        for name, values in description["directions"].items():
-            vector = file.get_tensor(name).clone()
-            given = dict(values)
-            own = channels if given.pop("space", "w") == "channels" else {}
-            shapes = [(sum(own.values()),)] if own else [(width,), (number, width)]
-            if tuple(vector.shape) not in shapes or not bool(torch.isfinite(vector).all()):
-                raise UserError(
-                    f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected {list(shapes[0])}."
-                )
-            layers = given.pop("layers", None)
-            items[name] = Direction(vector, layers=None if layers is None else tuple(layers), channels=own, **given)
-        keys = list(file.keys())
-        paths = _paths(path, description, {k: file.get_tensor(k).clone() for k in keys if k.startswith(_MODEL)})
+    for name, values in description["directions"].items():
+        if name not in tensors:
+            raise UserError(f"{path} has no vector of the direction {name!r}: find its directions again.")
+        vector = tensors[name]
+        given = dict(values)
+        own = channels if given.pop("space", "w") == "channels" else {}
+        shapes = [(sum(own.values()),)] if own else [(width,), (number, width)]
+        if tuple(vector.shape) not in shapes or not bool(torch.isfinite(vector).all()):
+            raise UserError(
+                f"{path}: the direction {name!r} has shape {tuple(vector.shape)}; expected {list(shapes[0])}."
+            )
+        layers = given.pop("layers", None)
+        items[name] = Direction(vector, layers=None if layers is None else tuple(layers), channels=own, **given)
+    paths = _paths(path, description, {k: value for k, value in tensors.items() if k.startswith(_MODEL)})
     return Directions(
         items=items,
         paths=paths,

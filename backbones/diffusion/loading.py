@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from backbones.diffusion.backbone import DiffusionBackbone
+from backbones.diffusion.compact_folder import networks_of
 from backbones.diffusion.flux import Flux
 from backbones.diffusion.hub import INDEX, UNUSED, wanted
 from backbones.diffusion.settings import PipelineSettings, offload, place, unquantised
@@ -57,24 +58,35 @@ def _supported(name: str, id: str) -> type[DiffusionBackbone]:
 
 
 def load_folder(path: Path, id: str, settings: PipelineSettings = PLAIN) -> Backbone:
-    """A pipeline folder as diffusers writes it, from safetensors only; parts that are not used are left out."""
+    """A pipeline folder as diffusers writes it, or a compact one."""
+    pipeline = read_pipeline(path, id, settings)
+    return _over(PIPELINES[type(pipeline).__name__], id, pipeline, settings)
+
+
+def read_pipeline(path: Path, id: str, settings: PipelineSettings = PLAIN) -> Any:
+    """The diffusers pipeline of a folder, from safetensors only; parts that are not used here are left out.
+
+    `read_pipeline(path, id).save_pretrained(folder)` makes a plain folder of a compact one.
+    """
     import diffusers
 
     index = _index(path)
     name = index["_class_name"]
-    cls = _supported(name, id)
+    _supported(name, id)
     unused: dict[str, Any] = {part: None for part in UNUSED if part in index}
     if "safety_checker" in unused:
         unused["requires_safety_checker"] = False
+    networks = {part: network.to(settings.torch_dtype) for part, network in networks_of(path).items()}
+    if networks and settings.quantization is not None:
+        raise UserError(f"{id} is stored in a byte a weight, which diffusers does not read: leave quantization out.")
     load = getattr(diffusers, name).from_pretrained
-    arguments = {"local_files_only": True, "use_safetensors": True} | unused | settings.arguments()
+    arguments = {"local_files_only": True, "use_safetensors": True} | unused | settings.arguments() | networks
     if settings.quantization is None:
-        return _over(cls, id, load(path, **arguments), settings)
+        return load(path, **arguments)
     try:
-        pipeline = load(path, **arguments)
+        return load(path, **arguments)
     except (ImportError, RuntimeError, ValueError) as error:
         raise unquantised(id, settings, error) from error
-    return _over(cls, id, pipeline, settings)
 
 
 def _over(cls: type[DiffusionBackbone], id: str, pipeline: Any, settings: PipelineSettings) -> Backbone:

@@ -30,7 +30,7 @@ register_model(
         backbone="flux",
         load="backbones.diffusion.loading:load_folder",
         build="backbones.diffusion.train.flux:build",
-        needs=("avatars/clip", "avatars/autoencoder"),
+        needs=("avatars/clip", "avatars/autoencoder", "avatars/stable-diffusion"),
         category="person",
     )
 )

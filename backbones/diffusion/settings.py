@@ -41,9 +41,13 @@ class PipelineSettings:
         if self.offload:
             _device(self.offload)
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return _DTYPES[self.dtype]
+
     def arguments(self) -> dict[str, Any]:
         """Of diffusers' from_pretrained."""
-        found: dict[str, Any] = {"dtype": _DTYPES[self.dtype]}
+        found: dict[str, Any] = {"dtype": self.torch_dtype}
         if self.quantization is not None:
             found["quantization_config"] = quantization_config(self.quantization)
         return found

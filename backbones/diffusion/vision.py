@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unified.compact import unpacked
 from unified.errors import UserError
 
 CONFIG = "config.json"
@@ -75,9 +76,8 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
 
 def read_weights(folder: Path, network: nn.Module, id: str) -> nn.Module:
     """Load the folder's weights, all of them. Raises UserError if they are for another model than `id`."""
-    state = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(unpacked(load_file(folder / WEIGHTS)))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"The encoder in {folder} does not fit {id} ({reason}): it was trained for another.") from error

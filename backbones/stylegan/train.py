@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from PIL import Image
 from torch import Tensor, nn
 
 from backbones.stylegan.config import DiscriminatorConfig, GeneratorConfig
@@ -27,6 +26,7 @@ from backbones.stylegan.generator import Generator
 from backbones.stylegan.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from backbones.stylegan.pretrain import Illustrator, pretrain
 from unified.errors import UserError
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import CHECKPOINT, BuildSettings, ExponentialAverage, step_generator, train_loop
 
 DEFAULT_STEPS = 1500
@@ -362,26 +362,18 @@ def export(settings: BuildSettings, trainer: Trainer, *, steps: int, seconds: fl
     assert isinstance(average, Generator)
     save_networks(out / "networks.safetensors", average, trainer.discriminator, dtype=torch.float16)
     _write(out / "config.json", json.dumps(asdict(recipe), indent=1) + "\n")
-    sheet = contact_sheet(average, seed=1)
-    temporary = out / ".samples.png"
-    sheet.save(temporary, format="PNG")
-    temporary.replace(out / "samples.png")
+    save_sheet(out / "samples.png", contact_sheet(average, seed=1), columns=10)
     count = steps * recipe.batch * trainer.accelerator.num_processes
     _write(out / "card.md", _card(trainer, settings, steps=steps, pictures=count, seconds=seconds))
 
 
 @torch.no_grad()
-def contact_sheet(network: Generator, *, seed: int, rows: int = 6, columns: int = 10, psi: float = 0.7) -> Image.Image:
-    """A picture of rows x columns samples: the upper half without, the lower half with truncation."""
-    count = rows * columns
+def contact_sheet(network: Generator, *, seed: int, count: int = 60, psi: float = 0.7) -> Tensor:
+    """Samples [count,3,H,W] in 0..1: one half without, the other with truncation."""
     z = torch.randn(count, network.config.z_dim, generator=torch.Generator().manual_seed(seed))
     z = z.to(network.mapping.w_avg.device)
     half = count // 2
-    images = torch.cat([network(z[:half]), network(z[half:], truncation_psi=psi)])
-    pixels = images.float().cpu().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    size = network.config.resolution
-    grid = pixels.view(rows, columns, -1, size, size).permute(0, 3, 1, 4, 2).reshape(rows * size, columns * size, -1)
-    return Image.fromarray(grid.numpy())
+    return torch.cat([network(z[:half]), network(z[half:], truncation_psi=psi)]).float() / 2 + 0.5
 
 
 def _write(path: Path, text: str) -> None:

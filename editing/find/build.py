@@ -40,7 +40,7 @@ def build(settings: BuildSettings) -> None:
             except UserError as error:
                 missing.append(f"## {method}\n\nNo directions: {error}\n")
                 continue
-            save_directions(directions, settings.out / embedded_file(method))
+            save_directions(directions, settings.out / embedded_file(method), compact=True)
             found.append(directions)
     tables = [supervised_table(part, effects(backbone, judge, part.every)) for part in found if _supervised(part)]
     tables += [component_table(part) for part in found if not _supervised(part)]

@@ -304,6 +304,23 @@ def test_stored_paths_do_the_same(which: str, telling, cache, request: pytest.Fi
         load_directions(file, gan.stylegan(seed=5))
 
 
+@pytest.mark.parametrize("which", ["flowing", "walking"])
+def test_a_byte_a_number_leads_to_the_same_place(which: str, telling, tmp_path, request) -> None:
+    found: Directions = request.getfixturevalue(which)
+    full, small = (save_directions(found, tmp_path / str(c), compact=c) for c in (False, True))
+    assert small.stat().st_size < 0.8 * full.stat().st_size
+    concept, strengths = styled(telling, 2, space="w+"), {"glow=on": 1.5}
+    start, one, two = (
+        edited.codes[0].tensors["w"]
+        for edited in (
+            concept,
+            edit(telling, concept, strengths, directions=found),
+            edit(telling, concept, strengths, directions=load_directions(small, telling)),
+        )
+    )
+    assert float((two - one).norm()) < 0.02 * float((one - start).norm())
+
+
 def test_damaged_paths_are_refused(walking, telling, tmp_path) -> None:
     model = walking.paths["glow=on"].model
     assert isinstance(model, GradientPaths)

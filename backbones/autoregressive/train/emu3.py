@@ -26,7 +26,7 @@ from backbones.autoregressive.layout import AVATARS_LAYOUT, PromptLayout
 from backbones.autoregressive.prompt import left_pad
 from backbones.autoregressive.sampling import SamplingSettings, generators, sample_codes
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
-from backbones.autoregressive.train.card import save_grid, write_card
+from backbones.autoregressive.train.card import write_card
 from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.sequences import (
     Example,
@@ -42,6 +42,7 @@ from unified.avatars.dataset import AvatarSet
 from unified.errors import UserError
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 TOKENIZER_FOLDERS = ("emu3-tokenizer", "tokenizer")
@@ -335,11 +336,12 @@ def export(
         )
         for share in (0.0, 1.0)
     )
-    save_grid(sample_pictures(parts, plain, codes.__getitem__, settings=sampling), out / "samples.png", columns=8)
+    drawn = sample_pictures(parts, plain, codes.__getitem__, settings=sampling)
+    save_sheet(out / "samples.png", drawn, columns=8)
     sampled = sample_pictures(parts, single, codes.__getitem__, settings=sampling)
     shown = dataset.to_tensor(few.images).to(sampled.device)
     threes = [torch.stack([shown[e.references[0]], shown[e.target], s]) for e, s in zip(single, sampled, strict=True)]
-    save_grid(torch.cat(threes), out / "references.png", columns=12)
+    save_sheet(out / "references.png", torch.cat(threes), columns=12)
     texts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(plain))
     prompts = "\n".join(f"{i + 1}. {example.text}" for i, example in enumerate(single))
     write_card(

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from backbones.autoregressive.image_tokenizer import ImageTokenizer
-from backbones.autoregressive.train.card import save_grid, write_card
+from backbones.autoregressive.train.card import write_card
 from backbones.autoregressive.train.codebook import CodebookAverage
 from backbones.autoregressive.train.schedule import warmup_cosine
 from unified.avatars import dataset
 from unified.metrics.lpips import LPIPS
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
 
@@ -225,7 +226,8 @@ def export(
     half = Emu3VQVAE(tokenizer.vq.config)
     half.load_state_dict(tokenizer.vq.state_dict())
     half.half().save_pretrained(out)
-    save_grid(torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))]), out / "samples.png", columns=16)
+    both = torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))])
+    save_sheet(out / "samples.png", both, columns=16)
     write_card(
         out / "card.md",
         title="avatars/emu3 image tokenizer",

@@ -27,7 +27,7 @@ from backbones.autoregressive.sampling import generators
 from backbones.autoregressive.scale_sampling import draw_scales
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
 from backbones.autoregressive.text_tokenizer import build_text_tokenizer
-from backbones.autoregressive.train.card import save_grid, write_card
+from backbones.autoregressive.train.card import write_card
 from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.self_correction import wrong_and_right
 from backbones.autoregressive.train.var_tokenizer import load_tokenizer
@@ -38,6 +38,7 @@ from unified.avatars.captions import caption
 from unified.avatars.dataset import AvatarSet
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
 
 TOKENIZER_FOLDER = "var-tokenizer"
@@ -261,7 +262,7 @@ def export(
         generators=generators(range(len(shown))),
         settings=VarSampling().drawing(),
     )
-    save_grid(parts.tokenizer.decode(drawn), out / "samples.png", columns=8)
+    save_sheet(out / "samples.png", parts.tokenizer.decode(drawn), columns=8)
     lines = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(shown))
     write_card(
         out / "card.md",

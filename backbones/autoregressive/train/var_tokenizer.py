@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backbones.autoregressive.scales import MultiScaleTokenizer, ScaleSettings
-from backbones.autoregressive.train.card import save_grid, write_card
+from backbones.autoregressive.train.card import write_card
 from backbones.autoregressive.train.codebook import CodebookAverage
 from backbones.autoregressive.train.schedule import warmup_cosine
 from backbones.autoregressive.train.tokenizer import draw_batch, measure
@@ -34,6 +34,7 @@ from unified.errors import UserError
 from unified.metrics.lpips import LPIPS
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, step_generator, train_loop
 
 WEIGHTS = "model.safetensors"
@@ -157,7 +158,8 @@ def train_var_tokenizer(
         out = build_settings.out
         save_tokenizer(tokenizer, out)
         pictures = dataset.to_tensor(held_out[:16]).to(accelerator.device)
-        save_grid(torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))]), out / "samples.png", columns=16)
+        both = torch.cat([pictures, tokenizer.decode(tokenizer.encode(pictures))])
+        save_sheet(out / "samples.png", both, columns=16)
         write_card(
             out / "card.md",
             title="avatars/var image tokenizer",

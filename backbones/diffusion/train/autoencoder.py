@@ -21,6 +21,7 @@ from torch.nn import functional
 from backbones.diffusion.train import common
 from backbones.diffusion.train.common import Pictures
 from unified.zoo.descent import Descent
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 1800
@@ -244,7 +245,8 @@ def export(model: AutoencoderKL, scores: Mapping[str, Any], *, validation: Pictu
     with common.replacing(out) as folder:
         common.halved(model).save_pretrained(folder)
         common.write_scores(folder, scores)
-        common.save_grid(folder / "reconstructions.png", torch.cat([pixels, output]), columns=len(pixels))
+        both = torch.cat([pixels, output]) / 2 + 0.5
+        save_sheet(folder / "reconstructions.png", both, columns=len(pixels), scale=2)
         (folder / "card.md").write_text(card(model, scores), encoding="utf-8")
 
 

@@ -178,18 +178,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def save_grid(path: Path, images: Tensor, *, columns: int, scale: int = 2) -> None:
-    """Write pictures [N,3,H,W] in -1..1 as one PNG, row by row, enlarged by a whole number."""
-    from PIL import Image
-
-    levels = images.detach().cpu().float().add(1).mul(127.5).round().clamp(0, 255).byte()
-    levels = levels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    rows = [torch.cat(list(row), 2) for row in levels.split(columns)]
-    missing = rows[0].shape[2] - rows[-1].shape[2]
-    rows[-1] = nn.functional.pad(rows[-1], (0, missing), value=255)
-    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).numpy()).save(path)
-
-
 def declare_float32(config: Path) -> None:
     """Make a transformers configuration ask for float32, whatever the weights are stored in.
 

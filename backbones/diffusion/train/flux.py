@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer, T5EncoderModel
 
+from backbones.diffusion.compact_folder import Place, compact
 from backbones.diffusion.flux import pack, positions, unpack
 from backbones.diffusion.train import clip as clip_training
 from backbones.diffusion.train import common, unigram
@@ -41,6 +42,7 @@ from backbones.diffusion.train.unet import cached_latents, text_encoder_of
 from unified.errors import UserError
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 6000
@@ -228,13 +230,20 @@ def export(pipeline: FluxPipeline, scores: Mapping[str, Any], *, validation: Pic
         for encoder in ("text_encoder", "text_encoder_2"):
             common.declare_float32(folder / encoder / "config.json")
         common.write_scores(folder, scores)
-        grid = torch.cat([validation.tensor(indices), images])
-        common.save_grid(folder / "samples.png", grid, columns=len(indices))
+        both = torch.cat([validation.tensor(indices), images]) / 2 + 0.5
+        save_sheet(folder / "samples.png", both, columns=len(indices), scale=2)
         (folder / "card.md").write_text(card(pipeline, scores, captions), encoding="utf-8")
 
 
+# Where the shipped model has its text encoder and autoencoder from; both are unchanged.
+SHARED = {
+    "text_encoder": Place("../clip/model.safetensors", "text_model."),
+    "vae": Place("../stable-diffusion/vae/diffusion_pytorch_model.safetensors"),
+}
+
+
 def build(settings: BuildSettings) -> None:
-    """Builder of avatars/flux; "clip" and "autoencoder" are expected beside `settings.out`."""
+    """Builder of avatars/flux; "clip", "autoencoder" and "stable-diffusion" are expected beside `settings.out`."""
     from unified.avatars import captions
 
     train(
@@ -245,3 +254,4 @@ def build(settings: BuildSettings) -> None:
         clip=settings.out.parent / "clip",
         autoencoder=settings.out.parent / "autoencoder",
     )
+    compact(settings.out, SHARED)

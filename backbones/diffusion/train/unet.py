@@ -29,6 +29,7 @@ from backbones.diffusion.train.common import Pictures
 from unified.errors import UserError
 from unified.zoo.descent import Descent
 from unified.zoo.focus import focus_map
+from unified.zoo.sheet import save_sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, train_loop
 
 STEPS = 3000
@@ -314,8 +315,8 @@ def export(pipeline: StableDiffusionPipeline, scores: Mapping[str, Any], *, vali
         stored.save_pretrained(folder)
         common.declare_float32(folder / "text_encoder" / "config.json")
         common.write_scores(folder, scores)
-        grid = torch.cat([validation.tensor(indices), images])
-        common.save_grid(folder / "samples.png", grid, columns=len(indices))
+        both = torch.cat([validation.tensor(indices), images]) / 2 + 0.5
+        save_sheet(folder / "samples.png", both, columns=len(indices), scale=2)
         (folder / "card.md").write_text(card(pipeline, scores, captions), encoding="utf-8")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from backbones.stylegan.encoders.drawing import Drawer
@@ -48,15 +46,6 @@ class Scores:
             lpips=perceptual(drawn, true).mean().item(),
             identity=1 - identity(drawn, true).mean().item(),
         )
-
-
-def sheet(true: Tensor, drawn: Tensor) -> bytes:
-    """A PNG: true pictures above, drawn ones below."""
-    rows = [torch.cat(list(images[:SHOWN]), dim=2) for images in (true, drawn)]
-    pixels = torch.cat(rows, dim=1).mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def card(

@@ -19,7 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[impor
 from torch import Tensor, nn
 
 from backbones.stylegan.backbone import StyleGAN
-from backbones.stylegan.encoders.card import Scores, card, redrawn, sheet
+from backbones.stylegan.encoders.card import SHOWN, Scores, card, redrawn
 from backbones.stylegan.encoders.drawing import Drawer
 from backbones.stylegan.encoders.finding import ENCODERS
 from backbones.stylegan.encoders.inverter import Inverter
@@ -46,6 +46,7 @@ from unified.loading import load
 from unified.metrics.lpips import embedded_lpips
 from unified.picture_encoders import encoder_of
 from unified.zoo.registry import folder_of
+from unified.zoo.sheet import sheet
 from unified.zoo.training import BuildSettings, ExponentialAverage, step_generator, train_loop
 
 HALF_LIFE = 100.0  # steps, of the averaged weights
@@ -218,7 +219,8 @@ def train(
             settings=settings,
             pictures=len(images),
         )
-        save_inverter(settings.out, inverter, name=plan.name, card=text, more={"samples.png": sheet(true, drawn)})
+        samples = sheet(torch.cat([true[:SHOWN], drawn[:SHOWN]]), columns=min(SHOWN, len(true)))
+        save_inverter(settings.out, inverter, name=plan.name, card=text, more={"samples.png": samples})
     return trainer
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from backbones.diffusion.train import common
 from tests.backbones.diffusion.stand_in import squares
@@ -87,12 +86,3 @@ def test_folder_is_replaced_at_the_end_or_not_at_all(tmp_path: Path) -> None:
         (folder / "new").touch()
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_grid_of_pictures(tmp_path: Path) -> None:
-    pictures = squares(1)
-    common.save_grid(tmp_path / "grid.png", pictures.tensor(torch.arange(5)), columns=3, scale=2)
-    with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.size == (3 * 32, 2 * 32)
-        assert grid.getpixel((2 * 32, 32)) == (255, 255, 255)
-        assert grid.getpixel((0, 0)) == tuple(pictures.images[0, 0, 0])
