@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from rich.table import Table
 from unified.cli import protocols
 from unified.cli.drag_scores import drags
 from unified.cli.edit_scores import edits
-from unified.cli.measuring import described, judges, model_and_recipe
+from unified.cli.measuring import judges, model_and_recipe
 from unified.cli.options import SamplingOption, console, remarks, settings
 from unified.cli.own_reference import reference
 
@@ -59,6 +58,7 @@ def avatarbench(
     import unified
     from unified.avatars import benchmark
     from unified.contract.backbone import Backbone
+    from unified.contract.keys import digest, recipe_settings
     from unified.contract.recipe import recipes
     from unified.evaluation.avatarbench import PersonScores, evaluate_people, result, summarise
     from unified.evaluation.table import save_results
@@ -77,13 +77,8 @@ def avatarbench(
             loaded[model] = unified.load(model)
         backbone = loaded[model]
         stem = run.replace("/", "-").replace(":", "-")
-        conditions = f"{run} {prompts} {pictures} {seed} {backbone.fingerprint}"
-        if recipe != "category":
-            plan = recipes.get(recipe)
-            conditions += f" {described((plan.stages, plan.scheme, plan.carrier, dict(plan.sampling)))}"
-        if sampled:
-            conditions += f" {json.dumps(sampled, sort_keys=True)}"
-        folder = output / f"{stem}-{hashlib.sha256(conditions.encode()).hexdigest()[:12]}"
+        plan = None if recipe == "category" else recipe_settings(recipes.get(recipe), type(backbone))
+        folder = output / f"{stem}-{digest(backbone.fingerprint, plan, prompts, pictures, seed, sampled)[:12]}"
         missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
         for start in range(0, len(missing), together):
             for scored in evaluate_people(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,26 +23,6 @@ def model_and_recipe(run: str) -> tuple[str, str]:
     if not colon:
         raise UserError(f"{run!r} is no run: write MODEL:RECIPE, such as avatars/stylegan2:pti.")
     return model, recipe
-
-
-def described(value: Any) -> str:
-    """Parts of a recipe by what they set: settings that are the default go unsaid.
-
-    So results that are kept under it are found again when a setting is added, and not when one was changed.
-    """
-    if isinstance(value, (set, frozenset)):
-        value = sorted(value)
-    if isinstance(value, (list, tuple)):
-        return f"({', '.join(described(item) for item in value)})"
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return repr(value)
-    said = []
-    for field in dataclasses.fields(value):
-        given = getattr(value, field.name)
-        usual = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if given != usual:
-            said.append(f"{field.name}={described(given)}")
-    return f"{type(value).__name__}({', '.join(said)})"
 
 
 def judges() -> Judges:

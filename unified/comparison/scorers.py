@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.comparison.ask import Ask
-from unified.comparison.run import digest
+from unified.contract.keys import digest
 from unified.errors import UserError
 from unified.metrics.reconstruction import psnr, ssim
 from unified.metrics.similarity import cosine_matrix

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from unified.comparison.ask import Ask
 from unified.comparison.result import Cell, RunResult
-from unified.comparison.run import Run, chosen_recipe, digest, recipe_settings
+from unified.comparison.run import Run, chosen_recipe
 from unified.comparison.scorers import Judge
 from unified.comparison.store import Store, shown
 from unified.contract.abilities import Reads, can
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
+from unified.contract.keys import digest, recipe_settings
 from unified.contract.progress import Progress
 from unified.contract.recipe import Recipe
 from unified.errors import UserError

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unified.avatars.benchmark import Person
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
+from unified.contract.keys import digest, recipe_settings
 from unified.contract.progress import Progress, Silent
 from unified.inversion import InvertSettings, invert_many, recipe_for
 
@@ -30,8 +30,8 @@ def inverted(
     together: people inverted in one batch, where the recipe can. say: is told of each new file.
     """
     chosen = recipe_for(backbone, recipe=recipe, steps=steps)
-    settings = f"{recipe} {steps} {seed} {backbone.fingerprint}"
-    folder = folder / f"{recipe}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    key = digest(backbone.fingerprint, recipe_settings(chosen, type(backbone)), seed)
+    folder = folder / f"{recipe}-{key[:12]}"
     files = [folder / f"{person.name}.safetensors" for person in people]
     missing = [place for place, file in enumerate(files) if not file.exists()]
     for start in range(0, len(missing), together):

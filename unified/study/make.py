@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from torch import Tensor
 
-from unified.comparison.run import digest
 from unified.comparison.store import png
+from unified.contract.keys import digest
 from unified.files import write_files
 from unified.study.material import Material
 from unified.study.trials import Question, Trial, draw_trials

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unified.comparison.ask import neutral_text
-from unified.comparison.run import digest, parse_run
+from unified.comparison.run import parse_run
+from unified.contract.keys import digest
 from unified.errors import UserError
 from unified.images import read_images
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unified.cli import main
-from unified.comparison.run import digest
+from unified.contract.keys import digest
 from unified.images import save_image
 
 Command = Callable[..., tuple[int, str, str]]

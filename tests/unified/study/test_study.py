@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from unified.comparison.run import digest, parse_run
+from unified.comparison.run import parse_run
+from unified.contract.keys import digest
 from unified.errors import UserError
 from unified.images import save_image
 from unified.study.make import KEY, PAGE, make_study
