@@ -171,7 +171,8 @@ def _checkpoint(settings: InvertSettings, number: int, group: Sequence[int]) -> 
 def _merge(members: Sequence[Member]) -> Member:
     """Several concepts whose codes are all per picture, as one of all their pictures."""
     earlier = [Code.together(parts) for parts in zip(*(m.earlier for m in members), strict=True)]
-    return Member(join([m.reference for m in members]), earlier, members[0].carrier)
+    others = {name: text for m in members for name, text in m.concept().names.items()}
+    return Member(join([m.reference for m in members]), earlier, members[0].carrier, others)
 
 
 def _split(codes: Sequence[Code], members: Sequence[Member]) -> list[list[Code]]:

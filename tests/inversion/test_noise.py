@@ -17,7 +17,7 @@ from unified.contract.recipe import Recipe, Stage, check, recipes
 from unified.contract.reference import Reference
 from unified.contract.target import Target
 from unified.errors import UserError
-from unified.inversion import InvertSettings, invert
+from unified.inversion import InvertSettings, invert, invert_many
 
 
 @FAMILIES
@@ -146,3 +146,24 @@ def test_asked_guidance_holds_for_the_way_back_too(family: str) -> None:
     )
     assert torch.equal(plain, one)  # without being asked, the way back is the way there: not guided
     assert not torch.allclose(plain, guided)
+
+
+@pytest.mark.parametrize(
+    "name", ["ddim-inversion", "null-text", "negative-prompt-inversion", "direct-inversion", "ddpm-inversion"]
+)
+def test_several_concepts_in_one_batch_come_out_as_each_alone(name: str) -> None:
+    """Each under its own name and category: in a batch all names are carried, not the first one's alone."""
+    backbone = tiny("stable-diffusion", torch.float64)
+    recipe = recipes.get(name).with_overrides(steps=4)
+    people = [
+        Reference(pictures(backbone, 1, seed=i).images, name=f"<it-{i}>", category=kind)
+        for i, kind in enumerate(["cat", "hat"])
+    ]
+    together = invert_many(backbone, people, recipe, InvertSettings())
+    for reference, concept in zip(people, together, strict=True):
+        alone = invert(backbone, reference, recipe, InvertSettings())
+        assert alone.codes[0].meta["pictures"] == concept.codes[0].meta["pictures"]
+        assert reference.category in concept.codes[0].meta["pictures"][0]["prompt"]
+        for one, other in zip(alone.codes, concept.codes, strict=True):
+            for key, value in one.tensors.items():
+                torch.testing.assert_close(other.tensors[key], value, rtol=1e-6, atol=1e-9)

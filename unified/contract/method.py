@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,11 +23,15 @@ from unified.contract.view import View
 
 @dataclass
 class Member:
-    """One concept of a job: its pictures, the codes that earlier stages found, the text that carries its name."""
+    """One concept of a job: its pictures, the codes that earlier stages found, the text that carries its name.
+
+    others: of several concepts as one, the names of all, each with the text that carries it.
+    """
 
     reference: Reference
     earlier: list[Code] = field(default_factory=list)
     carrier: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def concept(self, codes: Sequence[Code] = ()) -> Concept:
         reference = self.reference
@@ -36,6 +40,7 @@ class Member:
             name=reference.name,
             carrier=self.carrier,
             category=reference.category,
+            meta={"names": dict(self.others)} if self.others else {},
         )
 
 
