@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from unified.cli.measuring import judges
-from unified.cli.options import SchemeSettings, console, remarks, settings
+from unified.cli.options import SchemeSettings, console, print_numbers, remarks, settings
 
 
 def drags(
@@ -44,7 +44,7 @@ def drags(
     table.add_column("mean [95 %]", justify="right")
     for name, interval in protocol.summary(outcomes).items():
         table.add_row(name, str(interval))
-    console.print(table)
+    print_numbers(table)
     console.print(
         f"{len(outcomes)} drags of at least {protocol.LEAST_WAY:g} pixels; arrived: within {protocol.WITHIN:g} of"
         " the goal. Seen: the corner that `mouth_corners` finds in the dragged picture.",

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from unified.cli.measuring import judges, model_and_recipe
-from unified.cli.options import console, remarks
+from unified.cli.options import console, print_numbers, remarks
 
 if TYPE_CHECKING:
     from unified.evaluation.edits import Summary
@@ -121,7 +121,7 @@ def edits(
     if scores_file is not None:
         save_results(stored, scores_file)
     for table in tables:
-        console.print(table)
+        print_numbers(table)
     console.print(
         f"{len(chosen)} people, one picture each. Changed: shows the value; kept: share of the other attributes that"
         " read as before the edit (avatars/attributes; eyes behind dark lenses do not count); who shows the value"

@@ -13,7 +13,7 @@ from unified.cli import protocols
 from unified.cli.drag_scores import drags
 from unified.cli.edit_scores import edits
 from unified.cli.measuring import judges, model_and_recipe
-from unified.cli.options import SamplingOption, console, remarks, settings
+from unified.cli.options import SamplingOption, console, print_numbers, remarks, settings
 from unified.cli.own_reference import reference
 
 app = typer.Typer(
@@ -108,7 +108,7 @@ def avatarbench(
         table.add_column(column, justify="right")
     for run, summary in rows:
         table.add_row(run, *(str(summary[c]) if c in summary else "–" for c in columns))
-    console.print(table)
+    print_numbers(table)
     console.print(
         f"{len(chosen)} people, {pictures} pictures and {prompts} prompts each; identity: avatars/identity,"
         " attribute: avatars/attributes,"

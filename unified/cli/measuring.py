@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as Grid
 
-from unified.cli.options import console, remarks
+from unified.cli.options import console, print_numbers, remarks
 from unified.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def show(results: Sequence[Result], output: Path | None) -> None:
         grid.add_column(metric, justify="right")
     for run, row in found.rows:
         grid.add_row(run, *(row.get(metric, "–") for metric in found.columns))
-    console.print(grid)
+    print_numbers(grid)
     for column in found.columns.values():
         console.print(column, markup=False)
     if any(each.interval for result in results for each in result.scores.values()):

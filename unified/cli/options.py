@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from unified.errors import UserError
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 #: Progress and remarks go to standard error, results to standard output.
 console = Console(highlight=False, soft_wrap=True)
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_numbers(table: Table) -> None:
+    """Print a table at its own width: a number that is cut off, as rich does at 80 columns in a pipe, says nothing."""
+    width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(highlight=False, width=width).print(table)
+
 
 Name = Annotated[str, typer.Option(help="What stands for the concept in prompts.")]
 Category = Annotated[str, typer.Option(help="Class word of the concept, such as person; some models know their own.")]

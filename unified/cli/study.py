@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from unified.cli.options import console
+from unified.cli.options import console, print_numbers
 
 app = typer.Typer(
     help="Ask people: a page of pairs of pictures from a comparison, and the count of their answers.",
@@ -79,7 +79,7 @@ def tally(
             str(row.count),
             f"{row.chance:.3f}",
         )
-    console.print(table)
+    print_numbers(table)
     console.print(
         f"{found.answers} answers of {found.participants} participant{'s' if found.participants != 1 else ''};"
         " Clopper-Pearson intervals and exact binomial tests, which take answers as independent.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from unified.cli.measuring import judges, model_and_recipe
-from unified.cli.options import console, remarks
+from unified.cli.options import console, print_numbers, remarks
 from unified.errors import UserError
 from unified.evaluation.suite_rows import Probe, Row, measure, pairs
 from unified.evaluation.suites import Published, Suite, suites
@@ -64,7 +64,7 @@ def run_suite(name: str, output: Path, *, runs: Sequence[str], people: int, step
     if not rows:
         raise UserError(f"None of the recipes of {name!r} could be measured: see what was said of each above.")
     rows.sort(key=lambda row: -row.scores["lpips"].mean)
-    console.print(_table(backbone.id, suite, rows))
+    print_numbers(_table(backbone.id, suite, rows))
     _say(suite, rows, people=len(shown))
 
 

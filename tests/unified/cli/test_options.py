@@ -1,6 +1,7 @@
 import pytest
+from rich.table import Table
 
-from unified.cli.options import numbers, settings, strengths
+from unified.cli.options import numbers, print_numbers, settings, strengths
 from unified.errors import UserError
 
 
@@ -27,3 +28,14 @@ def test_numbers_for_all_stages_or_each() -> None:
     for wrong in ("many", "3,", "0", "1.5"):
         with pytest.raises(UserError, match="--steps"):
             numbers(wrong, int, option="--steps")
+
+
+def test_numbers_are_not_cut_off_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(box=None)
+    cells = [f"0.{number}23 [0.{number}01, 0.{number}45]" for number in range(9)]
+    for _ in cells:
+        table.add_column("a score")
+    table.add_row(*cells)
+    print_numbers(table)
+    _, row = capsys.readouterr().out.splitlines()
+    assert all(cell in row for cell in cells)
