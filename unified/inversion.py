@@ -22,6 +22,7 @@ from unified.contract.kinds import Clash
 from unified.contract.method import Job, Member, methods
 from unified.contract.progress import Progress, Silent
 from unified.contract.random import Random
+from unified.contract.rates import Rates
 from unified.contract.recipe import Recipe, Stage, check, recipes
 from unified.contract.reference import Reference, join
 from unified.contract.space import parse_spaces, space_of
@@ -51,9 +52,11 @@ def recipe_for(
     space: str | None = None,
     method: str | None = None,
     steps: int | Sequence[int] | None = None,
-    lr: float | Sequence[float] | None = None,
+    lr: Rates | None = None,
 ) -> Recipe:
     """The recipe that these arguments name: a registered one, a Recipe, or stages given as `space` and `method`.
+
+    A registered one has the backbone's own learning rates, if it has any and none were given.
 
     space: stages joined by '>', spaces of one stage by '&' ("w > weights"). method: one for all stages, or one
     for each, joined likewise ("learned > optimize"). Raises UserError, before any work, if it cannot run on this
@@ -79,6 +82,7 @@ def recipe_for(
         chosen = recipe
     else:
         chosen = recipes.get(recipe or backbone.default_recipe)
+        lr = backbone.rates.get(chosen.name) if lr is None else lr
     check(type(backbone), chosen, id=backbone.id)
     return chosen.with_overrides(steps=steps, lr=lr)
 

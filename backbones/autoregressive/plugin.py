@@ -14,6 +14,7 @@ register_model(
         build="backbones.autoregressive.train.emu3:build",
         needs=("avatars/tokenizer",),
         category="person",
+        rates={"dreambooth-lora": 1e-3},
     )
 )
 register_model(
@@ -27,13 +28,14 @@ register_model(
 register_model(
     ZooModel(
         name="avatars/var",
-        summary="next-scale prediction (VAR) with text, 64x64 in five scales",
+        summary="next-scale prediction (VAR) with text, 64x64 in four scales",
         folder="var",
         backbone="var",
         load="backbones.autoregressive.var:load_folder",
         build="backbones.autoregressive.train.var:build",
         needs=("avatars/var-tokenizer",),
         category="person",
+        rates={"dreambooth-lora": 1e-3},
     )
 )
 register_model(

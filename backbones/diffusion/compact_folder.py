@@ -68,8 +68,9 @@ def _empty(folder: Path, library: str, name: str) -> nn.Module:
     cls: Any = getattr(importlib.import_module(library), name)
     if library == "diffusers":
         network: nn.Module = cls.from_config(cls.load_config(folder, local_files_only=True))
-        return network.to(torch.float32)
-    return cls(cls.config_class.from_pretrained(folder, local_files_only=True)).to(torch.float32)
+    else:
+        network = cls(cls.config_class.from_pretrained(folder, local_files_only=True))
+    return network
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:

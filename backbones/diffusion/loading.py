@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from backbones.diffusion.backbone import DiffusionBackbone
 from backbones.diffusion.compact_folder import networks_of
 from backbones.diffusion.flux import Flux
@@ -76,7 +78,9 @@ def read_pipeline(path: Path, id: str, settings: PipelineSettings = PLAIN) -> An
     unused: dict[str, Any] = {part: None for part in UNUSED if part in index}
     if "safety_checker" in unused:
         unused["requires_safety_checker"] = False
-    networks = {part: network.to(settings.torch_dtype) for part, network in networks_of(path).items()}
+    networks = networks_of(path)
+    if settings.torch_dtype != torch.float32:
+        networks = {part: network.to(settings.torch_dtype) for part, network in networks.items()}
     if networks and settings.quantization is not None:
         raise UserError(f"{id} is stored in a byte a weight, which diffusers does not read: leave quantization out.")
     load = getattr(diffusers, name).from_pretrained

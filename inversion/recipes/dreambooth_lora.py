@@ -12,7 +12,7 @@ recipes.register(
         stages=(
             Stage(
                 (LoRA(rank=8),),
-                Optimize(steps=400, lr=1e-3, templates=PORTRAIT_TEMPLATES),
+                Optimize(steps=400, lr=1e-4, templates=PORTRAIT_TEMPLATES),
             ),
         ),
         scheme="prompt",

@@ -59,10 +59,10 @@ def avatarbench(
     from unified.avatars import benchmark
     from unified.contract.backbone import Backbone
     from unified.contract.keys import digest, recipe_settings
-    from unified.contract.recipe import recipes
     from unified.evaluation.avatarbench import PersonScores, evaluate_people, result, summarise
     from unified.evaluation.table import save_results
     from unified.files import write_file
+    from unified.inversion import recipe_for
     from unified.progress import Bar
 
     chosen = benchmark.load()[:people]
@@ -77,7 +77,7 @@ def avatarbench(
             loaded[model] = unified.load(model)
         backbone = loaded[model]
         stem = run.replace("/", "-").replace(":", "-")
-        plan = None if recipe == "category" else recipe_settings(recipes.get(recipe), type(backbone))
+        plan = None if recipe == "category" else recipe_settings(recipe_for(backbone, recipe=recipe), type(backbone))
         folder = output / f"{stem}-{digest(backbone.fingerprint, plan, prompts, pictures, seed, sampled)[:12]}"
         missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
         for start in range(0, len(missing), together):

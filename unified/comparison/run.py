@@ -110,7 +110,7 @@ def with_steps(run: Run, steps: int) -> Run:
     return replace(run, steps=steps)
 
 
-def chosen_recipe(run: Run, backbone: type[Backbone] | Backbone) -> Recipe:
+def chosen_recipe(run: Run, backbone: type[Backbone]) -> Recipe:
     """The run's recipe with its overrides. Not for a baseline."""
     recipe = run.recipe
     if isinstance(recipe, str):

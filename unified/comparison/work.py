@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unified.comparison.ask import Ask
 from unified.comparison.result import Cell, RunResult
-from unified.comparison.run import Run, chosen_recipe
+from unified.comparison.run import Run
 from unified.comparison.scorers import Judge
 from unified.comparison.store import Store, shown
 from unified.contract.abilities import Reads, can
@@ -23,6 +23,7 @@ from unified.contract.progress import Progress
 from unified.contract.recipe import Recipe
 from unified.errors import UserError
 from unified.images import ImageInput
+from unified.inversion import recipe_for
 from unified.memory import PeakMemory
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def perform(run: Run, backbone: Backbone, work: Work) -> RunResult:
         known["recipe"] = "category alone"
         return RunResult(**known, cells=cells, error=_common_error(cells))
 
-    recipe, error = guarded(functools.partial(chosen_recipe, run, backbone))
+    recipe, error = guarded(functools.partial(recipe_for, backbone, recipe=run.recipe or None, steps=run.steps))
     if recipe is None:
         return RunResult(**known, error=error)
     known |= {"recipe": recipe.name, "cite": recipe.cite}

@@ -20,6 +20,7 @@ from unified.contract.concept import Concept
 from unified.contract.kinds import Evidence, Kind
 from unified.contract.progress import Progress
 from unified.contract.random import Random
+from unified.contract.rates import Rates
 from unified.contract.reference import Reference
 from unified.contract.registry import Registry
 from unified.contract.target import Drag, Target
@@ -57,6 +58,7 @@ class Backbone(ABC):
     def __init__(self, id: str, components: Mapping[str, nn.Module]) -> None:
         self.id = id
         self.category = ""  # class word of what it draws, where it draws one thing only
+        self.rates: Mapping[str, Rates] = {}  # recipe -> its learning rates here; the published are for large networks
         self.components = dict(components)
         for module in self.components.values():
             module.eval().requires_grad_(False)

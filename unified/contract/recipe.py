@@ -11,6 +11,7 @@ from unified.contract.abilities import lacked
 from unified.contract.backbone import Backbone
 from unified.contract.kinds import Kind
 from unified.contract.method import Method
+from unified.contract.rates import Rates
 from unified.contract.registry import Registry
 from unified.contract.scheme import schemes
 from unified.contract.space import Space, parse_spaces, spaces
@@ -51,9 +52,7 @@ class Recipe:
     requires: frozenset[str] = frozenset()
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_overrides(
-        self, *, steps: int | Sequence[int] | None = None, lr: float | Sequence[float] | None = None
-    ) -> Recipe:
+    def with_overrides(self, *, steps: int | Sequence[int] | None = None, lr: Rates | None = None) -> Recipe:
         """The recipe with the steps or learning rates of its stages changed: one for all, or one per stage.
 
         Raises UserError if a list does not fit the stages, or nothing in the recipe has such a setting.

@@ -18,10 +18,10 @@ from unified.avatars.benchmark import Person, Prompt
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
-from unified.contract.recipe import Recipe, check, recipes
+from unified.contract.recipe import Recipe
 from unified.evaluation.table import Measured, Result
 from unified.extractors.attributes import AttributeClassifier
-from unified.inversion import InvertSettings, invert_many
+from unified.inversion import InvertSettings, invert_many, recipe_for
 from unified.metrics.bootstrap import Interval, mean_interval
 from unified.metrics.lpips import embedded_lpips
 from unified.metrics.reconstruction import psnr, ssim
@@ -109,8 +109,7 @@ def evaluate_people(
     scores = [PersonScores(person.name) for person in people]
     concepts: Sequence[Concept | None] = [None] * len(people)
     if recipe:
-        chosen = recipe if isinstance(recipe, Recipe) else recipes.get(recipe)
-        check(type(backbone), chosen, id=backbone.id)
+        chosen = recipe_for(backbone, recipe=recipe)
         references = [backbone.reference(p.images[:pictures], name=f"<{p.name}>") for p in people]
         begin = time.monotonic()
         concepts = invert_many(backbone, references, chosen, InvertSettings(seed=seed, progress=progress or Silent()))

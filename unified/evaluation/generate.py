@@ -8,10 +8,11 @@ from typing import Any
 
 from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
-from unified.contract.recipe import Recipe, check, recipes
+from unified.contract.recipe import Recipe
 from unified.errors import UserError
 from unified.evaluation.subjects import Request
 from unified.images import save_images
+from unified.inversion import recipe_for
 
 NAME = "<concept>"
 
@@ -35,8 +36,7 @@ def generate_subjects(
     """
     if not requests or pictures < 1:
         raise UserError(f"{len(requests)} subjects and {pictures} pictures were asked for; give at least one of each.")
-    chosen = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    check(type(backbone), chosen, id=backbone.id)
+    chosen = recipe_for(backbone, recipe=recipe)
     for number, request in enumerate(requests, 1):
         places = [folder / request.name / f"{index:02d}" for index in range(len(request.prompts))]
         missing = [index for index, place in enumerate(places) if not place.is_dir()]

@@ -16,10 +16,10 @@ from torch import Tensor
 from unified.avatars.benchmark import Person
 from unified.contract.backbone import Backbone
 from unified.contract.progress import Progress, Silent
-from unified.contract.recipe import Recipe, recipes
+from unified.contract.recipe import Recipe
 from unified.errors import UserError
 from unified.evaluation.avatarbench import Features
-from unified.inversion import InvertSettings, invert_many
+from unified.inversion import InvertSettings, invert_many, recipe_for
 from unified.metrics.bootstrap import Interval, mean_interval
 
 PROMPT = "a portrait of {}"
@@ -75,7 +75,7 @@ def likeness(
         raise UserError(
             f"pictures={pictures} was given; each person has {least}, and one at least is kept to judge by."
         )
-    chosen = recipe if isinstance(recipe, Recipe) else recipes.get(recipe)
+    chosen = recipe_for(backbone, recipe=recipe)
     settings = InvertSettings(seed=seed, progress=progress or Silent())
     drawn = []
     for start in range(0, len(people), together):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unified.compact import packed, unpacked
 from unified.errors import UserError
 from unified.files import write_files
 
@@ -79,14 +80,10 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def save_model(folder: Path, module: nn.Module, config: Mapping[str, object], card: str) -> None:
-    """Write model.safetensors (fp16), config.json and card.md into `folder`, all or none."""
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in module.state_dict().items()
-    }
+    """Write model.safetensors (see `unified.compact`), config.json and card.md into `folder`, all or none."""
     write_files(
         {
-            folder / "model.safetensors": save(tensors),
+            folder / "model.safetensors": save(packed(module.state_dict())),
             folder / "config.json": (json.dumps(config, indent=1) + "\n").encode(),
             folder / "card.md": card.encode(),
         }
@@ -109,7 +106,7 @@ def read_weights(folder: Path, module: nn.Module) -> None:
     """Load model.safetensors of `folder` into `module` as fp32; UserError if it is missing or another's."""
     path = folder / "model.safetensors"
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(unpacked(load_file(path)))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"The weights in {path} cannot be loaded: {error}") from error
     module.eval().requires_grad_(False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unified.contract.rates import Rates
 from unified.contract.registry import Registry
 from unified.errors import UserError
 
@@ -20,7 +21,9 @@ class ZooModel:
 
     summary: one line. folder: its folder in `WEIGHTS`. backbone: registered backbone it is loaded as, or "" for
     what is no generator. load: "module:function" taking (folder, id). build: "module:function" taking
-    BuildSettings. needs: models that must be built first. category: class word of what it draws.
+    BuildSettings. needs: models that must be built first. category: class word of what it draws. rates: learning
+    rates of recipes by name, one for all stages or one for each, where the recipe's own are too small: they are those
+    of the papers, for networks a hundred times as large.
     """
 
     name: str
@@ -31,6 +34,7 @@ class ZooModel:
     load: str = ""
     needs: tuple[str, ...] = ()
     category: str = ""
+    rates: Mapping[str, Rates] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:

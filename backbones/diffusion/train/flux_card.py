@@ -37,12 +37,16 @@ Guidance is classifier-free (no guidance is distilled into the network, which ha
 {scores["guidance"]}; 25 Euler steps or more, without shift. In a plain FluxPipeline: height={side}, width={side},
 max_sequence_length={pipeline.tokenizer_2.model_max_length}, negative_prompt="", true_cfg_scale={scores["guidance"]}.
 
+The folder holds the transformer and T5 in a byte a weight; what is shared is read from avatars/clip and
+avatars/stable-diffusion beside it. `read_pipeline(folder, "flux")` of `backbones.diffusion.loading` is the
+FluxPipeline, whose `save_pretrained` writes a plain folder for diffusers.
+
 Data: the avatars training split, captions drawn anew each step, one in ten empty. Sigmas logit-normal (Esser et
 al. 2024, section 3.1), the loss shared evenly among the attributes by where they show, AdamW, exponential
 average of the weights.
 
 Trained for {scores["steps"]} steps of {scores["batch"]}, {scores["training_seconds"] / 60:.1f} minutes.
-Made by `unified zoo build avatars/flux`, after avatars/clip and avatars/autoencoder.
+Made by `unified zoo build avatars/flux`, after avatars/clip, avatars/autoencoder and avatars/stable-diffusion.
 
 {scores["samples"]} samples with guidance {scores["guidance"]}, each asked for one value of one attribute; how
 often {scores["judge"]}, finds that value, and how often it names real pictures rightly:
