@@ -20,7 +20,7 @@ register_model(
         build="backbones.diffusion.train.unet:build",
         needs=("avatars/clip", "avatars/autoencoder"),
         category="person",
-        rates={"dreambooth-lora": 1e-3},
+        rates={"dreambooth": 1e-4, "dreambooth-lora": 1e-3},
     )
 )
 register_model(
