@@ -93,6 +93,7 @@ class Context(Space):
     clash: ClassVar[Clash] = Clash.ADD
     needs: ClassVar[tuple[type, ...]] = (Tokenises, ReadsPictures)
     per_picture: ClassVar[bool] = True
+    gives_back: ClassVar[bool] = False
     learns_from: ClassVar[frozenset[Evidence]] = frozenset()  # discrete
     encodes: ClassVar[bool] = True
 

@@ -176,7 +176,7 @@ class Workshop:
 
 def reproduced(backbone: Backbone, concept: Concept, task: Task) -> Any:
     """[1,3,H,W]: the picture as the concept gives it; by a prompt where it has no code for a picture."""
-    prompt = "" if concept.pictures is not None else f"a portrait of {concept.name}"
+    prompt = "" if concept.gives_back else f"a portrait of {concept.name}"
     return backbone.generate(concept, prompt=prompt, n=1, output="pt", progress=task).float()
 
 

@@ -149,7 +149,7 @@ def _reproduce(
     run: Run, backbone: Backbone, concept: Concept, key: str, work: Work
 ) -> tuple[Tensor | None, dict[str, float]]:
     """The pictures as the concept alone gives them, if it has a code for each, and how close they are."""
-    if concept.pictures is None:
+    if not concept.gives_back:
         return None, {}
     key = digest(key, "reproduce", dict(run.sampling))
     name = "reproduced"

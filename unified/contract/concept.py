@@ -59,6 +59,13 @@ class Concept:
         counts = [code.pictures for code in self.codes if code.pictures is not None]
         return counts[0] if counts else None
 
+    @property
+    def gives_back(self) -> bool:
+        """Whether, without a prompt, it leads back to its pictures."""
+        from unified.contract.space import space_of
+
+        return any(code.per_picture and space_of(code).gives_back for code in self.codes)
+
     def save(self, path: str | Path) -> Path:
         """Write a concept file (.safetensors); see :mod:`unified.concept_file`."""
         from unified.concept_file import save_concept

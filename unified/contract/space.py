@@ -33,6 +33,7 @@ class Space(ABC):
     clash: ClassVar[Clash]
     needs: ClassVar[tuple[type, ...]]  # protocols the backbone must have
     per_picture: ClassVar[bool] = False
+    gives_back: ClassVar[bool] = True  # a code per picture leads to that picture; not if the model is only shown it
     learns_from: ClassVar[frozenset[Evidence]] = frozenset(Evidence)  # evidence whose gradient reaches the code
     encodes: ClassVar[bool] = False  # `initial` depends on the pictures: it is an inversion by itself
 

@@ -136,11 +136,10 @@ def score_concept(
 ) -> dict[str, float]:
     """What the concept (None: the category alone) gives back of the pictures, and makes of the prompts."""
     found: dict[str, float] = {}
-    if concept is not None and concept.pictures is not None:
+    if concept is not None and concept.gives_back:
         rebuilt = backbone.generate(concept, sampling=sampling, output="pt", progress=Silent())
         originals = backbone.reference(person.images[:pictures]).images
-        if len(rebuilt) == len(originals):  # pictures that are only shown to the model are not given back
-            found |= score_reconstruction(rebuilt, originals, judges)
+        found |= score_reconstruction(rebuilt, originals, judges)
     asked = pick_prompts(person, prompts)
     if not asked:
         return found

@@ -76,7 +76,7 @@ def measure(
     concepts = inverted(
         backbone, recipe, people, folder, steps=steps, together=together, seed=seed, progress=progress, say=say
     )
-    if any(concept.pictures is None for concept in concepts):
+    if not all(concept.gives_back for concept in concepts):
         raise UserError(f"The recipe {recipe!r} keeps no picture to give back.")
     originals = torch.cat([backbone.reference(person.images[:1]).images for person in people])
     columns: dict[str, list[float]] = {"lpips": [], "psnr": [], "identity": []}

@@ -153,13 +153,16 @@ def test_frechet_distance_of_the_data_to_itself_is_about_its_floor(monkeypatch) 
     assert gan.distance > 100 * gan.floor
 
 
-def test_pictures_that_are_only_shown_to_the_model_are_no_reconstruction(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_that_are_only_shown_to_the_model_are_no_reconstruction(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(avatarbench, "score_reconstruction", lambda *_: {"psnr": 0.0})  # too small for LPIPS
     backbone = tiny("emu3")
     judges = avatarbench.Judges(identity.load().embed, attributes.load())
     [person] = benchmark.load()[:1]
     shown, given_back = (
-        avatarbench.evaluate_people(backbone, recipe, [person], judges, prompts=0, pictures=2)[0].values
+        avatarbench.evaluate_people(backbone, recipe, [person], judges, prompts=0, pictures=count)[0].values
         for recipe in ("in-context", "tokenize")
     )
     assert "psnr" not in shown and "psnr" in given_back
