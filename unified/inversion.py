@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from unified.concept_file import versions
 from unified.contract.backbone import Backbone
 from unified.contract.code import Code
 from unified.contract.concept import Concept
+from unified.contract.keys import stage_settings
 from unified.contract.kinds import Clash
 from unified.contract.method import Job, Member, methods
 from unified.contract.progress import Progress, Silent
@@ -137,8 +137,7 @@ def invert_many(
             if merged:
                 found = _split(found[0], chosen)
             entry = {
-                "spaces": [{"name": s.name, **s.settings()} for s in spaces],
-                "method": {"name": stage.method.name, **_plain(stage.method)},
+                **stage_settings(stage, type(backbone)),
                 "seconds": round(time.monotonic() - begin, 3),
                 "peak_mebibytes": round(memory.peak_mebibytes),
                 "concepts_in_batch": len(group),
@@ -236,18 +235,3 @@ def thumbnail(reference: Reference) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass as JSON values."""
-    return {f.name: _json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-
-
-def _json(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"name": type(value).__name__, **_plain(value)}
-    if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -239,4 +239,4 @@ def test_augmented_pictures_are_explained_anew_each_step() -> None:
     method = Optimize(steps=3, objectives=(Keep(),), augment=Rescale())
     concept = invert(backbone, masked(), Recipe("t", (Stage((Word(),), method),), "", ""), InvertSettings())
     assert not torch.equal(seen[0], seen[1]) and len(seen) == 3
-    assert concept.meta["stages"][0]["method"]["augment"]["name"] == "Rescale"
+    assert concept.meta["stages"][0]["method"]["augment"]["class"] == "Rescale"

@@ -1,4 +1,4 @@
-"""Keys of results that are kept: equal exactly if everything that a result depends on is."""
+"""What a result depends on as JSON values, and keys of results that are kept: equal exactly if all that is."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from unified.contract.backbone import Backbone
-from unified.contract.recipe import Recipe
+from unified.contract.recipe import Recipe, Stage
 
 
 def recipe_settings(recipe: Recipe, backbone: type[Backbone]) -> dict[str, Any]:
     """Everything that a recipe's result depends on, as JSON values."""
-    stages = [
-        {
-            "spaces": [{"name": s.name, **s.settings()} for s in stage.resolved(backbone)],
-            "method": {"name": stage.method.name, **_plain(stage.method)},
-        }
-        for stage in recipe.stages
-    ]
     return {
         "name": recipe.name,
-        "stages": stages,
+        "stages": [stage_settings(stage, backbone) for stage in recipe.stages],
         "scheme": recipe.scheme,
         "carrier": recipe.carrier,
         "sampling": _plain(recipe.sampling),
+    }
+
+
+def stage_settings(stage: Stage, backbone: type[Backbone]) -> dict[str, Any]:
+    """The spaces and the method of a stage, with everything that they are set to, as JSON values."""
+    return {
+        "spaces": [{"name": space.name, **space.settings()} for space in stage.resolved(backbone)],
+        "method": {"name": stage.method.name, **_plain(stage.method)},
     }
 
 
