@@ -191,18 +191,18 @@ class Var(Backbone):
             return self.decode_codes(view, tokens.rows(range(target.n or tokens.code.pictures or 1)))
         count = target.n or (tokens.code.pictures if tokens is not None else 0) or 1
         with torch.no_grad():
-            texts = [view.carry(target.prompt)] * count
-            unconditional = [view.carry(target.negative_prompt)] * count
-            read = self.read(view, [*texts, *unconditional])
+            text = view.carry(target.prompt)
+            # Each text is read once, however many pictures are drawn of it.
+            read = self.read(view, [text, view.carry(target.negative_prompt)])
             codes = draw_scales(
                 self._model(view),
                 self.images,
-                _lines(read, slice(0, count)),
-                unconditional=_lines(read, slice(count, None)),
+                _lines(read, [0] * count),
+                unconditional=_lines(read, [1] * count),
                 generators=[rng.generator("tokens", i) for i in range(count)],
                 settings=settings.drawing(),
                 forced=None if settings.redraw is None else self.kept(view, settings.redraw, count),
-                memories=self.memories(view, texts, gate=settings.seen(self.images.settings.sides)),
+                memories=self.memories(view, [text] * count, gate=settings.seen(self.images.settings.sides)),
             )
             return self.images.decode(codes)
 
@@ -215,7 +215,7 @@ class Var(Backbone):
         return codes.masked_fill(torch.cat(drawn).to(codes.device), -1)
 
 
-def _lines(read: Read, rows: slice) -> Read:
+def _lines(read: Read, rows: list[int]) -> Read:
     return Read(read.pooled[rows], tuple((k[rows], v[rows]) for k, v in read.pairs), read.mask[rows])
 
 
