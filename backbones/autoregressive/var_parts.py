@@ -56,7 +56,9 @@ class VarParts:
         folder.mkdir(parents=True, exist_ok=True)
         modules: dict[str, nn.Module] = {"model": self.model, "tokenizer": self.tokenizer}
         weights = {
-            f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()
+            f"{name}.{key}": value.contiguous()
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
         }
         config = {
             "model_type": MODEL_TYPE,
