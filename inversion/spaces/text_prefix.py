@@ -37,7 +37,7 @@ class TextPrefix(Space):
 
     name: ClassVar[str] = "catversion"
     kind: ClassVar[Kind] = Kind.TEXTUAL
-    clash: ClassVar[Clash] = Clash.NAMED
+    clash: ClassVar[Clash] = Clash.SLOT
     needs: ClassVar[tuple[type, ...]] = (Reads, ReadsByLayer, Speaks)
 
     layers: int = 3

@@ -25,7 +25,7 @@ from unified.contract.recipe import Recipe, Stage, recipes, refusal
 from unified.contract.reference import Reference
 from unified.contract.target import Target
 from unified.errors import UserError
-from unified.inversion import InvertSettings, invert
+from unified.inversion import InvertSettings, invert, invert_many
 
 SD = "stable-diffusion"
 RUN = [
@@ -66,6 +66,18 @@ def short(name: str) -> Recipe:
             method = replace(method, steps=2, objectives=terms)
         stages.append(replace(stage, method=method))
     return replace(recipe, stages=tuple(stages))
+
+
+@pytest.mark.parametrize("name", ["catversion", "hiper", "neti", "p-plus", "perfusion", "prospect"])
+def test_two_concepts_asked_for_at_once_come_out_as_each_alone(name: str) -> None:
+    backbone = tiny(SD)
+    people = [replace(masked(1), name=f"<person-{number}>", names=(), keys=()) for number in range(2)]
+    together = invert_many(backbone, people, short(name), InvertSettings())
+    for reference, concept in zip(people, together, strict=True):
+        alone = invert(backbone, reference, short(name), InvertSettings())
+        for one, other in zip(alone.codes, concept.codes, strict=True):
+            for key, value in one.tensors.items():
+                torch.testing.assert_close(other.tensors[key], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", RUN)
