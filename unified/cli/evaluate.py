@@ -77,13 +77,14 @@ def avatarbench(
             loaded[model] = unified.load(model)
         backbone = loaded[model]
         stem = run.replace("/", "-").replace(":", "-")
-        plan = None if recipe == "category" else recipe_settings(recipe_for(backbone, recipe=recipe), type(backbone))
-        folder = output / f"{stem}-{digest(backbone.fingerprint, plan, prompts, pictures, seed, sampled)[:12]}"
+        plan = None if recipe == "category" else recipe_for(backbone, recipe=recipe)
+        described = None if plan is None else recipe_settings(plan, type(backbone))
+        folder = output / f"{stem}-{digest(backbone.fingerprint, described, prompts, pictures, seed, sampled)[:12]}"
         missing = [person for person in chosen if not (folder / f"{person.name}.json").exists()]
         for start in range(0, len(missing), together):
             for scored in evaluate_people(
                 backbone,
-                "" if recipe == "category" else recipe,
+                plan or "",
                 missing[start : start + together],
                 judged,
                 prompts=prompts,

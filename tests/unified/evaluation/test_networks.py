@@ -125,7 +125,6 @@ def test_no_picture_is_refused(model: Any) -> None:
         VisionTransformer("tiny", model).images([])
 
 
-@pytest.mark.skipif(not clip.present(), reason="the embedded CLIP is not built")
 def test_clip_of_a_folder_gives_the_features_of_that_folder() -> None:
     """The embedded CLIP is a folder as any other; its own reader finds the same directions."""
     embedded, ours = clip.load(), networks.load_clip(str(clip.WEIGHTS / "clip"))
