@@ -20,7 +20,7 @@ register_model(
         build="backbones.diffusion.train.unet:build",
         needs=("avatars/clip", "avatars/autoencoder"),
         category="person",
-        rates={"dreambooth": 1e-4, "dreambooth-lora": 1e-3},
+        rates={"dreambooth": 1e-4, "dreambooth-lora": 1e-3, "break-a-scene": (5e-4, 1e-4)},
     )
 )
 register_model(

@@ -19,6 +19,7 @@ from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.recipe import Recipe
+from unified.contract.reference import Reference
 from unified.evaluation.table import Measured, Result
 from unified.extractors.attributes import AttributeClassifier
 from unified.inversion import InvertSettings, invert_many, recipe_for
@@ -88,6 +89,12 @@ def score_reconstruction(images: Tensor, references: Tensor, judges: Judges) -> 
         }
 
 
+def reference_of(backbone: Backbone, person: Person, recipe: Recipe, *, pictures: int) -> Reference:
+    """The person's first `pictures`, and their masks if the recipe cannot do without."""
+    masks = person.masks[:pictures, None].float() if "masks" in recipe.requires else None
+    return backbone.reference(person.images[:pictures], name=f"<{person.name}>", masks=masks)
+
+
 def evaluate_people(
     backbone: Backbone,
     recipe: str | Recipe,
@@ -110,7 +117,7 @@ def evaluate_people(
     concepts: Sequence[Concept | None] = [None] * len(people)
     if recipe:
         chosen = recipe_for(backbone, recipe=recipe)
-        references = [backbone.reference(p.images[:pictures], name=f"<{p.name}>") for p in people]
+        references = [reference_of(backbone, person, chosen, pictures=pictures) for person in people]
         begin = time.monotonic()
         concepts = invert_many(backbone, references, chosen, InvertSettings(seed=seed, progress=progress or Silent()))
         seconds = (time.monotonic() - begin) / len(people)

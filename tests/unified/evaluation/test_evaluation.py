@@ -97,6 +97,15 @@ def test_people_inverted_together_score_as_alone() -> None:
         assert "identity" not in one.values and one.values["seconds"] > 0
 
 
+def test_masks_go_to_recipes_that_need_them_alone() -> None:
+    backbone, person = tiny("stable-diffusion"), benchmark.load()[0]
+    given = avatarbench.reference_of(backbone, person, recipes.get("break-a-scene"), pictures=2)
+    assert given.masks is not None
+    assert given.masks.shape == (2, 1, *given.images.shape[-2:])
+    whole = avatarbench.reference_of(backbone, person, recipes.get("dreambooth"), pictures=2)
+    assert whole.masks is None
+
+
 def test_prompts_are_drawn_as_the_sampler_is_told() -> None:
     people = benchmark.load()[:1]
     backbone = tiny("stable-diffusion")
