@@ -14,7 +14,7 @@ GENERATORS = [name for name, model in zoo if model.load and model.backbone and m
 # Recipes that one pass of an embedded encoder answers.
 ENCODED = {
     "avatars/stylegan2": ("psp", "e4e", "restyle-psp", "restyle-e4e", "styletransformer", "hfgi", "hyperstyle"),
-    "avatars/stable-diffusion": ("ip-adapter", "elite"),
+    "avatars/stable-diffusion": ("ip-adapter", "elite", "e4t"),
 }
 
 
