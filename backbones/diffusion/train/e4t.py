@@ -22,7 +22,7 @@ from backbones.diffusion.train import common, unet
 from backbones.diffusion.train.frozen import load_frozen
 from backbones.diffusion.train.networks import export
 from backbones.diffusion.train.pairs import Pairs, avatar_pairs
-from backbones.diffusion.train.words import Speaker, with_name
+from backbones.diffusion.train.words import Speaker, some_empty, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.shadow import compute_parameter, pristine_tensor
 from unified.zoo.descent import Descent
@@ -120,13 +120,11 @@ def train(
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
         references, targets = pairs.draw(batch, generator=generator)
         captions = with_name(pairs.captions(targets, generator=generator), subject)
-        silent = (torch.rand(batch, generator=generator) < recipe.empty).tolist()
-        texts = ["" if empty else text for text, empty in zip(captions, silent, strict=True)]
+        texts = some_empty(captions, recipe.empty, generator=generator)
         timesteps = unet.stratified_timesteps(batch, len(alphas), generator=generator)
-        level = alphas[timesteps].view(-1, 1, 1, 1)
         noise, other = torch.randn(2, batch, *latents.shape[1:], generator=generator)
-        noisy = level.sqrt() * latents[targets] + (1 - level).sqrt() * noise
-        seen = level.sqrt() * latents[references] + (1 - level).sqrt() * other
+        noisy = unet.noised(latents[targets], noise, alphas[timesteps])
+        seen = unet.noised(latents[references], other, alphas[timesteps])
         states = vision.layers((pairs.pictures.tensor(references) / 2 + 0.5).to(device))
         with torch.no_grad():
             text = nothing.to(device).expand(batch, -1, -1)

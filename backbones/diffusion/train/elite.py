@@ -25,7 +25,7 @@ from backbones.diffusion.train import common, unet
 from backbones.diffusion.train.frozen import load_frozen
 from backbones.diffusion.train.networks import export
 from backbones.diffusion.train.pairs import Pairs, avatar_pairs
-from backbones.diffusion.train.words import Speaker, with_name
+from backbones.diffusion.train.words import Speaker, some_empty, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.attention import Attending, Attention, Editor, Place
 from unified.zoo.descent import Descent
@@ -157,13 +157,11 @@ def train(
         networks.local.requires_grad_(local)
         references, targets = pairs.draw(batch, generator=generator)
         captions = with_name(pairs.captions(targets, generator=generator), subject)
-        silent = (torch.rand(batch, generator=generator) < recipe.empty).tolist()
-        texts = ["" if empty else text for text, empty in zip(captions, silent, strict=True)]
+        texts = some_empty(captions, recipe.empty, generator=generator)
         alone = local or float(torch.rand((), generator=generator)) < 0.5
         timesteps = unet.stratified_timesteps(batch, len(alphas), generator=generator)
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
-        level = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = level.sqrt() * latents[targets] + (1 - level).sqrt() * noise
+        noisy = unet.noised(latents[targets], noise, alphas[timesteps])
         states = vision.layers((pairs.pictures.tensor(references) / 2 + 0.5).to(device))
         error, size = wrapped(
             noisy.to(device),

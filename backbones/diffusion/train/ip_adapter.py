@@ -163,8 +163,7 @@ def train(
         features = without(features, absent, (left_out == 1) | (left_out == 2))
         timesteps = unet.stratified_timesteps(batch, len(alphas), generator=generator)
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
-        level = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = level.sqrt() * latents[targets] + (1 - level).sqrt() * noise
+        noisy = unet.noised(latents[targets], noise, alphas[timesteps])
         error = wrapped(
             noisy.to(device), timesteps.to(device), frozen.text(texts).to(device), features, noise.to(device)
         ).mean()

@@ -120,6 +120,12 @@ def stratified_timesteps(batch: int, levels: int, *, generator: torch.Generator)
     return ((places + offsets) * levels / batch).long().clamp(max=levels - 1)
 
 
+def noised(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
+    """sqrt(alpha) latents + sqrt(1 - alpha) noise (Ho et al. 2020, equation 4); alphas [N], cumulated."""
+    level = alphas.view(-1, 1, 1, 1)
+    return level.sqrt() * latents + (1 - level).sqrt() * noise
+
+
 class DenoisingLoss(nn.Module):
     """Text encoder and UNet in one forward call, so that distributed training averages the gradients."""
 
@@ -135,8 +141,7 @@ class DenoisingLoss(nn.Module):
 
         latents, noise [B,4,h,w]; timesteps [B]; ids [B,L]; alphas [B], cumulative, at the timesteps.
         """
-        level = alphas[:, None, None, None]
-        noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
+        noisy = noised(latents, noise, alphas)
         text = self.text_encoder(input_ids=ids).last_hidden_state
         error = (self.unet(noisy, timesteps, encoder_hidden_states=text).sample - noise).square()
         return (error * self.focus).mean((1, 2, 3))
