@@ -64,7 +64,7 @@ def load(name: str | Path | object, *, settings: Mapping[str, Any] | None = None
             raise UserError(f"{text} is no generator but an extractor; load one of {able}.")
         folder = folder_of(text)
         backbone: Backbone = _load_path(folder, text, settings) if settings else resolve(model.load)(folder, text)
-        backbone.category, backbone.rates = model.category, model.rates
+        backbone.category, backbone.rates, backbone.people = model.category, model.rates, model.people
         return backbone
     path = Path(name).expanduser()
     if path.exists():

@@ -8,7 +8,17 @@ import backbones.diffusion.formats.lora
 import backbones.diffusion.formats.words
 import backbones.diffusion.ip_adapter
 import backbones.diffusion.loading  # noqa: F401
+from unified.avatars.attributes import HAIR_COLOURS
 from unified.zoo.registry import ZooModel, register_model
+
+# Its text encoder has read captions of avatars alone: "red afro" is the nearest there is to a first and a last name.
+_PEOPLE = tuple(
+    f"{colour} {hair}"
+    for colour in HAIR_COLOURS
+    if colour != "none"
+    for hair in ("afro", "bob", "braids", "bun", "cornrows", "dreadlocks", "mohawk", "mullet", "pixie", "pompadour")
+    + ("ponytail", "pigtails", "quiff", "undercut")
+)
 
 register_model(
     ZooModel(
@@ -21,6 +31,7 @@ register_model(
         needs=("avatars/clip", "avatars/autoencoder"),
         category="person",
         rates={"dreambooth": 1e-4, "dreambooth-lora": 1e-3, "break-a-scene": (5e-4, 1e-4)},
+        people=_PEOPLE,
     )
 )
 register_model(

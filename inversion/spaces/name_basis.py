@@ -31,8 +31,9 @@ class NameBasis(Space):
 
     `<component>` [2, dimensions]: the coefficients a, in units of each direction's standard deviation, of the
     first-name and last-name rows. They start at zero, the mean name. Only names that are two tokens for the text
-    encoder count. The coefficients are learnt themselves; the authors' mapper from face-recognition features
-    to them is left out, as it needs such a network.
+    encoder count; an embedded model, which was taught no names, says what it knows people by. The coefficients are
+    learnt themselves; the authors' mapper from face-recognition features to them is left out, as it needs such a
+    network.
     """
 
     name: ClassVar[str] = "celeb-basis"
@@ -70,10 +71,11 @@ def name_basis(backbone: Backbone, text: TextComponent, dimensions: int) -> tupl
     Raises UserError if the text encoder knows too few of the names.
     """
     embedding: Any = backbone.components[text.component].get_submodule(text.embedding)
-    ids = two_token_names(text, NAMES)
+    names = backbone.people or NAMES
+    ids = two_token_names(text, names)
     if len(ids) < _FEWEST:
         raise UserError(
-            f"The text encoder of {backbone.id} knows {len(ids)} of {len(NAMES)} well-known names as two words of its"
+            f"The text encoder of {backbone.id} knows {len(ids)} of {len(names)} well-known names as two words of its"
             f" own, and at least {_FEWEST} are needed for a basis: use the space 'word'."
         )
     rows = embedding(torch.tensor(ids)).detach()  # [names, 2, width]

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import unified
 from inversion.methods.optimize import Optimize
 from inversion.spaces.celebrities import NAMES
-from inversion.spaces.name_basis import NameBasis, principal
+from inversion.spaces.name_basis import NameBasis, name_basis, principal, two_token_names
 from inversion.spaces.neti import NeuralMapper, encoding, mapped
 from inversion.spaces.spectrum import LayerWords, StageWords
 from inversion.spaces.text_output import LastOutputs, OutputResidual
@@ -335,6 +336,16 @@ def test_celeb_basis_starts_at_the_mean_name_and_moves_along_the_directions() ->
     plan = Recipe("t", (Stage((NameBasis(),), Optimize(steps=2, lr=1e-1)),), "", "")
     found = invert(backbone, reference, plan, InvertSettings())
     assert bool(found.codes[0].tensors["text_encoder"].any())
+
+
+def test_an_embedded_model_says_what_it_knows_people_by() -> None:
+    """ "red afro": 8 colours and 14 kinds of hair span 7 and 13 directions about their means."""
+    backbone = unified.load("avatars/stable-diffusion")
+    text = backbone.texts()[0]  # type: ignore[attr-defined]
+    assert two_token_names(text, NAMES) == []
+    assert len(two_token_names(text, backbone.people)) == len(backbone.people)
+    _, directions = name_basis(backbone, text, 512)
+    assert [int((part.norm(dim=1) > 1e-6).sum()) for part in directions] == [7, 13]
 
 
 def test_principal_directions_of_planted_data() -> None:

@@ -10,11 +10,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.tiny.diffusion import clip_tokenizer
 
-QUARTER = "sd15-quarter"
+#: By what the channels are divided, and the side of the pictures.
+SIZES = {"sd15": (1, 512), "sd15-quarter": (4, 256)}
 
 
-def save_quarter(folder: Path, *, picture: int = 256) -> Path:
-    """SD 1.5 with a quarter of the channels everywhere, for pictures of half its side: 1/64 of its operations.
+def save_sd15(folder: Path, share: int, picture: int) -> Path:
+    """SD 1.5 with its channels divided by `share`; a quarter of them at half its side has 1/64 of its operations.
 
     Its layers, their order and number are SD 1.5's, so that what the autoencoder, the text encoder and the UNet
     cost compares as it does there. The vocabulary is smaller; it costs nothing.
@@ -23,17 +24,17 @@ def save_quarter(folder: Path, *, picture: int = 256) -> Path:
     tokenizer = clip_tokenizer()
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=768,
+        hidden_size=768 // share,
+        intermediate_size=3072 // share,
         num_hidden_layers=12,
-        num_attention_heads=3,
+        num_attention_heads=12 // share,
         max_position_embeddings=77,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     autoencoder = AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128),
+        block_out_channels=tuple(n // share for n in (128, 256, 512, 512)),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
@@ -43,11 +44,11 @@ def save_quarter(folder: Path, *, picture: int = 256) -> Path:
         sample_size=picture // 8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(80, 160, 320, 320),
+        block_out_channels=tuple(n // share for n in (320, 640, 1280, 1280)),
         layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=192,
+        cross_attention_dim=768 // share,
         attention_head_dim=8,
         norm_num_groups=16,
     )

@@ -59,6 +59,7 @@ class Backbone(ABC):
         self.id = id
         self.category = ""  # class word of what it draws, where it draws one thing only
         self.rates: Mapping[str, Rates] = {}  # recipe -> its learning rates here; the published are for large networks
+        self.people: tuple[str, ...] = ()  # names that its text encoder knows people by; (): the well-known ones
         self.components = dict(components)
         for module in self.components.values():
             module.eval().requires_grad_(False)

@@ -23,7 +23,8 @@ class ZooModel:
     what is no generator. load: "module:function" taking (folder, id). build: "module:function" taking
     BuildSettings. needs: models that must be built first. category: class word of what it draws. rates: learning
     rates of recipes by name, one for all stages or one for each, where the recipe's own are too small: they are those
-    of the papers, for networks a hundred times as large.
+    of the papers, for networks a hundred times as large. people: names of two words that its text encoder knows people
+    by, where it does not know the well-known ones.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ZooModel:
     needs: tuple[str, ...] = ()
     category: str = ""
     rates: Mapping[str, Rates] = field(default_factory=dict)
+    people: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
