@@ -51,7 +51,7 @@ class _Attention(nn.Module):
         return self._split(self.key(memory)), self._split(self.value(memory))
 
     def forward(self, x: Tensor, pair: Pair, mask: Tensor | None) -> Tensor:
-        """x [B,m,width] reads keys and values [B,heads,n,...]; mask: bool, True is seen."""
+        """x [B,m,width] reads keys and values [B,heads,n,...]; mask: bool, True is seen, or what is added."""
         seen = functional.scaled_dot_product_attention(self._split(self.query(x)), *pair, attn_mask=mask)
         out: Tensor = self.outer(seen.transpose(1, 2).flatten(2))
         return out
@@ -100,17 +100,15 @@ class ScaleBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        condition: Tensor,
+        modulation: Tensor,
         text: Pair,
         text_mask: Tensor,
         past: Pair | None,
         mask: Tensor | None,
         beside: Beside | None = None,
     ) -> tuple[Tensor, Pair]:
-        """(x [B,m,width] after the layer, keys and values of everything read so far)."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(functional.silu(condition))[:, None].chunk(
-            6, dim=-1
-        )
+        """(x [B,m,width] after the layer, keys and values of everything read so far); modulation [B,1,6 width]."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         normed = self.norm(x) * (1 + scale) + shift
         keys, values = self.attention.keys_and_values(normed)
         if past is not None:
@@ -124,11 +122,38 @@ class ScaleBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Read:
-    """A text as the blocks take it: pooled [B,width], keys and values of every block, mask bool [B,1,1,T]."""
+    """Texts as the blocks take them, so that what depends on a text alone is computed once, not once a scale.
+
+    pooled [B,width]; for every block the keys and values that it reads, and the modulation of its norms
+    [B,1,6 width]; the head's [B,1,2 width]; mask: what attention to the text adds, [B,1,1,T].
+    """
 
     pooled: Tensor
     pairs: tuple[Pair, ...]
+    modulations: tuple[Tensor, ...]
+    head: Tensor
     mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def pick(self, rows: list[int]) -> Read:
+        """These lines of it."""
+        pairs = tuple((keys[rows], values[rows]) for keys, values in self.pairs)
+        return Read(
+            self.pooled[rows], pairs, tuple(m[rows] for m in self.modulations), self.head[rows], self.mask[rows]
+        )
+
+    def above(self, other: Read) -> Read:
+        """Its lines, and those of another of the same length below."""
+        pairs = zip(self.pairs, other.pairs, strict=True)
+        return Read(
+            torch.cat([self.pooled, other.pooled]),
+            tuple((torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in pairs),
+            tuple(torch.cat(pair) for pair in zip(self.modulations, other.modulations, strict=True)),
+            torch.cat([self.head, other.head]),
+            torch.cat([self.mask, other.mask]),
+        )
 
 
 class NextScale(nn.Module):
@@ -140,6 +165,8 @@ class NextScale(nn.Module):
         width, heads = settings.width, settings.heads
         count = sum(side * side for side in settings.sides)
         self.embedding = nn.Embedding(settings.words, width)
+        # What stands beside a word, without which the text was read as a bag of words: colours changed places.
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1, bias=False)
         self.text_position = nn.Parameter(torch.randn(settings.text, width) * 0.02)
         self.text_blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(settings.text_depth))
         self.text_norm = nn.LayerNorm(width)
@@ -157,6 +184,7 @@ class NextScale(nn.Module):
 
     def _start_weights(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.zeros_(self.neighbours.weight)
         nn.init.normal_(self.level.weight, std=0.02)
         for block in self.blocks:
             assert isinstance(block, ScaleBlock)
@@ -177,7 +205,8 @@ class NextScale(nn.Module):
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What the text encoder says of every token, [B,T,width]."""
-        x = self.embedding(ids) + self.text_position[: ids.shape[1]]
+        words = self.embedding(ids) * mask[..., None]
+        x = words + self.neighbours(words.transpose(1, 2)).transpose(1, 2) + self.text_position[: ids.shape[1]]
         for block in self.text_blocks:
             x = block(x, mask[:, None, None])
         said: Tensor = self.text_norm(x)
@@ -187,8 +216,11 @@ class NextScale(nn.Module):
         """What the encoder said, x [B,T,width], as the blocks take it."""
         weights = mask.to(x.dtype) / mask.sum(1, keepdim=True)
         pooled = (x * weights[..., None]).sum(1)
+        driven = functional.silu(pooled)[:, None]
         pairs = tuple(block.cross.keys_and_values(x) for block in self.blocks)  # type: ignore[union-attr,operator]
-        return Read(pooled, pairs, mask[:, None, None])  # type: ignore[arg-type]
+        modulations = tuple(block.modulation(driven) for block in self.blocks)  # type: ignore[union-attr,operator]
+        hidden = x.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None]
+        return Read(pooled, pairs, modulations, self.head_modulation(driven), hidden)  # type: ignore[arg-type]
 
     def embed(self, text: Read, inputs: Tensor, first: int) -> Tensor:
         """What the blocks take for tokens `first`...: inputs [B,m,dimension]; token 0 takes the text alone."""
@@ -215,9 +247,9 @@ class NextScale(nn.Module):
         for number, block in enumerate(self.blocks):
             before = None if past is None else past[number]
             other = None if beside is None else beside[number]
-            x, pair = block(x, text.pooled, text.pairs[number], text.mask, before, mask, other)
+            x, pair = block(x, text.modulations[number], text.pairs[number], text.mask, before, mask, other)
             kept.append(pair)
-        shift, scale = self.head_modulation(functional.silu(text.pooled))[:, None].chunk(2, dim=-1)
+        shift, scale = text.head.chunk(2, dim=-1)
         logits: Tensor = self.head(self.head_norm(x) * (1 + scale) + shift)
         return logits, kept
 

@@ -14,17 +14,6 @@ from backbones.autoregressive.scale_memories import Memories
 from backbones.autoregressive.scales import MultiScaleTokenizer
 
 
-def both(first: Read, second: Read) -> Read:
-    """The lines of two texts of one length, one above the other."""
-    return Read(
-        torch.cat([first.pooled, second.pooled]),
-        tuple(
-            (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(first.pairs, second.pairs, strict=True)
-        ),
-        torch.cat([first.mask, second.mask]),
-    )
-
-
 @torch.no_grad()
 def draw_scales(
     model: NextScale,
@@ -45,23 +34,23 @@ def draw_scales(
     memories: what the lines of `text` see beside their pictures; the unconditional ones see none of it.
     """
     sides = tokenizer.settings.sides
-    count = len(text.pooled)
+    count = len(text)
     uniform = torch.stack([torch.rand(tokenizer.settings.count, generator=g) for g in generators])
     uniform = uniform.to(text.pooled.device)
-    lines = text if unconditional is None or settings.guidance == 1 else both(text, unconditional)
+    lines = text if unconditional is None or settings.guidance == 1 else text.above(unconditional)
     past: list[Pair] | None = None
     total: Tensor | None = None
-    inputs = text.pooled.new_zeros(len(lines.pooled), 0, tokenizer.settings.dimension)
+    inputs = text.pooled.new_zeros(len(lines), 0, tokenizer.settings.dimension)
     codes: list[Tensor] = []
     first = 0
     for scale, side in enumerate(sides):
         share = scale / max(len(sides) - 1, 1)
-        if past is not None and share > settings.guidance_until and len(lines.pooled) > count:
+        if past is not None and share > settings.guidance_until and len(lines) > count:
             # Nothing is guided any more: the lines without the prompt are not asked again.
             lines, inputs = text, inputs[:count]
             past = [(keys[:count], values[:count]) for keys, values in past]
         places = slice(first, first + side * side)
-        beside = None if memories is None else memories.beside(places, rows=len(lines.pooled))
+        beside = None if memories is None else memories.beside(places, rows=len(lines))
         logits, past = model.run(lines, model.embed(lines, inputs, first), past, beside=beside)
         if len(logits) > count:
             strength = 1 + (settings.guidance - 1) * share if share >= settings.guidance_from else 1.0
@@ -77,5 +66,5 @@ def draw_scales(
         added = tokenizer.contribution(scale, tokenizer.lookup(chosen.unflatten(1, (side, side))))
         total = added if total is None else total + added
         inputs = tokenizer.shrink(total, scale + 1).flatten(2).transpose(1, 2)
-        inputs = inputs.repeat(len(lines.pooled) // count, 1, 1)
+        inputs = inputs.repeat(len(lines) // count, 1, 1)
     return torch.cat(codes, dim=1)

@@ -197,8 +197,8 @@ class Var(Backbone):
             codes = draw_scales(
                 self._model(view),
                 self.images,
-                _lines(read, [0] * count),
-                unconditional=_lines(read, [1] * count),
+                read.pick([0] * count),
+                unconditional=read.pick([1] * count),
                 generators=[rng.generator("tokens", i) for i in range(count)],
                 settings=settings.drawing(),
                 forced=None if settings.redraw is None else self.kept(view, settings.redraw, count),
@@ -213,10 +213,6 @@ class Var(Backbone):
         codes: Tensor = view.slots["tokens"].rows(range(count)).flatten(1)
         drawn = [on_grid(redraw, (side, side), what="redraw").flatten() > 0.5 for side in self.images.settings.sides]
         return codes.masked_fill(torch.cat(drawn).to(codes.device), -1)
-
-
-def _lines(read: Read, rows: list[int]) -> Read:
-    return Read(read.pooled[rows], tuple((k[rows], v[rows]) for k, v in read.pairs), read.mask[rows])
 
 
 def load_folder(path: Path, id: str) -> Backbone:

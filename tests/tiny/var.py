@@ -33,7 +33,7 @@ def tiny_parts(*, seed: int = 0) -> VarParts:
     torch.manual_seed(seed)
     model = NextScale(settings).eval()
     for name, value in model.named_parameters():
-        if value.ndim == 2:
+        if value.ndim > 1:
             torch.nn.init.normal_(value, std=0.5 if "embedding" in name else 0.25)
     return VarParts(model, tokenizer, text)
 

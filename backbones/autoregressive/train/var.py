@@ -53,7 +53,7 @@ class VarSettings:
     depth: int = 4
     heads: int = 4
     text_depth: int = 2
-    steps: int = 10_500
+    steps: int = 17_000
     batch: int = 16
     learning_rate: float = 1e-3
     warmup: int = 200
