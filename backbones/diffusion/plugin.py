@@ -30,7 +30,13 @@ register_model(
         build="backbones.diffusion.train.unet:build",
         needs=("avatars/clip", "avatars/autoencoder"),
         category="person",
-        rates={"dreambooth": 1e-4, "dreambooth-lora": 1e-3, "break-a-scene": (5e-4, 1e-4)},
+        rates={
+            "dreambooth": 1e-4,
+            "dreambooth-lora": 1e-3,
+            "break-a-scene": (5e-4, 1e-4),
+            "cones2": 5e-4,
+            "catversion": 1e-2,
+        },
         people=_PEOPLE,
     )
 )

@@ -87,7 +87,8 @@ def test_drawing_beside_a_memory_equals_whole_passes(model: Var, guidance: float
     try:
         with model.bound() as view:
             show(view, memory)
-            view.sample(Target("a person", n=2, sampling={"temperature": 0, "guidance": guidance}), rng=Random(0))
+            sampling = {"temperature": 0, "guidance": guidance, "guidance_until": 1.0}
+            view.sample(Target("a person", n=2, sampling=sampling), rng=Random(0))
     finally:
         del model.images.decode
     drawn = seen[0]
