@@ -1,9 +1,9 @@
 """A transformer that predicts the token maps of a picture scale by scale.
 
 Tian et al. 2024 (VAR), sections 3.2 and 3.3: all tokens of a scale at once, each seeing its own and all coarser
-scales; adaptive norms. VAR knows classes; here the condition is a text, read by a small encoder of its own: its
-mean drives the norms and starts the sequence, its tokens are read by cross-attention (Han et al. 2024, Infinity,
-section 3.1).
+scales; adaptive norms. VAR knows classes; here the condition is a text, read by a small encoder of its own, where every
+word begins with its neighbours: its mean drives the norms and starts the sequence, its tokens are read by
+cross-attention (Han et al. 2024, Infinity, section 3.1).
 """
 
 from __future__ import annotations
