@@ -30,7 +30,7 @@ class VarSampling(Sampling):
     temperature: float = 0.5
     top_k: int = 0
     top_p: float = 1.0
-    guidance: float = 3.0
+    guidance: float = 5.0
     guidance_from: float = 0.0
     guidance_until: float = 0.9
     redraw: Grid | None = None
