@@ -12,13 +12,23 @@ from unified.avatars.attributes import HAIR_COLOURS
 from unified.zoo.registry import ZooModel, register_model
 
 # Its text encoder has read captions of avatars alone: "red afro" is the nearest there is to a first and a last name.
-_PEOPLE = tuple(
-    f"{colour} {hair}"
-    for colour in HAIR_COLOURS
-    if colour != "none"
-    for hair in ("afro", "bob", "braids", "bun", "cornrows", "dreadlocks", "mohawk", "mullet", "pixie", "pompadour")
-    + ("ponytail", "pigtails", "quiff", "undercut")
-)
+_HAIR = [
+    "afro",
+    "bob",
+    "braids",
+    "bun",
+    "cornrows",
+    "dreadlocks",
+    "mohawk",
+    "mullet",
+    "pigtails",
+    "pixie",
+    "pompadour",
+    "ponytail",
+    "quiff",
+    "undercut",
+]
+_PEOPLE = tuple(f"{colour} {hair}" for colour in HAIR_COLOURS if colour != "none" for hair in _HAIR)
 
 register_model(
     ZooModel(

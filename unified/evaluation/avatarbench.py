@@ -19,7 +19,7 @@ from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.progress import Progress, Silent
 from unified.contract.recipe import Recipe
-from unified.contract.reference import Reference
+from unified.evaluation.inverted import reference_of
 from unified.evaluation.table import Measured, Result
 from unified.extractors.attributes import AttributeClassifier
 from unified.inversion import InvertSettings, invert_many, recipe_for
@@ -87,12 +87,6 @@ def score_reconstruction(images: Tensor, references: Tensor, judges: Judges) -> 
             "lpips-alex": float(embedded_lpips()(images, references).mean()),
             "identity-rec": float((judges.identity(images) * judges.identity(references)).sum(1).mean()),
         }
-
-
-def reference_of(backbone: Backbone, person: Person, recipe: Recipe, *, pictures: int) -> Reference:
-    """The person's first `pictures`, and their masks if the recipe cannot do without."""
-    masks = person.masks[:pictures, None].float() if "masks" in recipe.requires else None
-    return backbone.reference(person.images[:pictures], name=f"<{person.name}>", masks=masks)
 
 
 def evaluate_people(

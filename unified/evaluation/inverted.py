@@ -10,7 +10,15 @@ from unified.contract.backbone import Backbone
 from unified.contract.concept import Concept
 from unified.contract.keys import digest, recipe_settings
 from unified.contract.progress import Progress, Silent
+from unified.contract.recipe import Recipe
+from unified.contract.reference import Reference
 from unified.inversion import InvertSettings, invert_many, recipe_for
+
+
+def reference_of(backbone: Backbone, person: Person, recipe: Recipe, *, pictures: int) -> Reference:
+    """The person's first `pictures`, and their masks if the recipe cannot do without."""
+    masks = person.masks[:pictures, None].float() if "masks" in recipe.requires else None
+    return backbone.reference(person.images[:pictures], name=f"<{person.name}>", masks=masks)
 
 
 def inverted(
@@ -36,7 +44,7 @@ def inverted(
     missing = [place for place, file in enumerate(files) if not file.exists()]
     for start in range(0, len(missing), together):
         part = missing[start : start + together]
-        references = [backbone.reference(people[i].images[:1], name=f"<{people[i].name}>") for i in part]
+        references = [reference_of(backbone, people[place], chosen, pictures=1) for place in part]
         found = invert_many(backbone, references, chosen, InvertSettings(seed=seed, progress=progress or Silent()))
         for place, concept in zip(part, found, strict=True):
             say(str(concept.save(files[place])))

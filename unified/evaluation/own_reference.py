@@ -19,6 +19,7 @@ from unified.contract.progress import Progress, Silent
 from unified.contract.recipe import Recipe
 from unified.errors import UserError
 from unified.evaluation.avatarbench import Features
+from unified.evaluation.inverted import reference_of
 from unified.inversion import InvertSettings, invert_many, recipe_for
 from unified.metrics.bootstrap import Interval, mean_interval
 
@@ -80,7 +81,7 @@ def likeness(
     drawn = []
     for start in range(0, len(people), together):
         part = people[start : start + together]
-        references = [backbone.reference(each.images[:pictures], name=f"<{each.name}>") for each in part]
+        references = [reference_of(backbone, person, chosen, pictures=pictures) for person in part]
         for concept in invert_many(backbone, references, chosen, settings):
             prompt = PROMPT.format(concept.name)
             images = backbone.generate(concept, prompt=prompt, n=draws, seed=seed, output="pt", progress=Silent())

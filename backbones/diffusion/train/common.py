@@ -189,3 +189,9 @@ def declare_float32(config: Path) -> None:
         if part in values:
             values[part]["dtype"] = "float32"
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def some_empty(captions: Sequence[str], share: float, *, generator: torch.Generator) -> list[str]:
+    """The captions with about `share` of them left out, for guidance."""
+    silent = (torch.rand(len(captions), generator=generator) < share).tolist()
+    return ["" if empty else text for text, empty in zip(captions, silent, strict=True)]

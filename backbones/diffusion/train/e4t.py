@@ -22,7 +22,7 @@ from backbones.diffusion.train import common, unet
 from backbones.diffusion.train.frozen import load_frozen
 from backbones.diffusion.train.networks import export
 from backbones.diffusion.train.pairs import Pairs, avatar_pairs
-from backbones.diffusion.train.words import Speaker, some_empty, with_name
+from backbones.diffusion.train.words import Speaker, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.shadow import compute_parameter, pristine_tensor
 from unified.zoo.descent import Descent
@@ -120,7 +120,7 @@ def train(
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
         references, targets = pairs.draw(batch, generator=generator)
         captions = with_name(pairs.captions(targets, generator=generator), subject)
-        texts = some_empty(captions, recipe.empty, generator=generator)
+        texts = common.some_empty(captions, recipe.empty, generator=generator)
         timesteps = unet.stratified_timesteps(batch, len(alphas), generator=generator)
         noise, other = torch.randn(2, batch, *latents.shape[1:], generator=generator)
         noisy = unet.noised(latents[targets], noise, alphas[timesteps])

@@ -25,7 +25,7 @@ from backbones.diffusion.train import common, unet
 from backbones.diffusion.train.frozen import load_frozen
 from backbones.diffusion.train.networks import export
 from backbones.diffusion.train.pairs import Pairs, avatar_pairs
-from backbones.diffusion.train.words import Speaker, some_empty, with_name
+from backbones.diffusion.train.words import Speaker, with_name
 from backbones.diffusion.vision import load_vision
 from unified.contract.attention import Attending, Attention, Editor, Place
 from unified.zoo.descent import Descent
@@ -157,7 +157,7 @@ def train(
         networks.local.requires_grad_(local)
         references, targets = pairs.draw(batch, generator=generator)
         captions = with_name(pairs.captions(targets, generator=generator), subject)
-        texts = some_empty(captions, recipe.empty, generator=generator)
+        texts = common.some_empty(captions, recipe.empty, generator=generator)
         alone = local or float(torch.rand((), generator=generator)) < 0.5
         timesteps = unet.stratified_timesteps(batch, len(alphas), generator=generator)
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)

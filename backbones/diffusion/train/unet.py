@@ -209,8 +209,7 @@ def train(
         generator = common.batch_generator(settings.seed, step, process=accelerator.process_index)
         indices = common.draw(pictures, batch, generator=generator)
         captions = pictures.captions(indices, generator=generator)
-        silent = torch.rand(batch, generator=generator) < recipe.empty
-        texts = ["" if empty else text for text, empty in zip(captions, silent.tolist(), strict=True)]
+        texts = common.some_empty(captions, recipe.empty, generator=generator)
         timesteps = stratified_timesteps(batch, len(alphas), generator=generator)
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
         levels = alphas[timesteps]

@@ -46,9 +46,3 @@ class Speaker(nn.Module):
 def with_name(captions: Sequence[str], subject: str) -> list[str]:
     """The captions with the subject replaced by the name, or the name before those that have no such subject."""
     return [text.replace(subject, NAME) if subject in text else f"{NAME}, {text}" for text in captions]
-
-
-def some_empty(captions: Sequence[str], share: float, *, generator: torch.Generator) -> list[str]:
-    """The captions with about `share` of them left out, for guidance."""
-    silent = (torch.rand(len(captions), generator=generator) < share).tolist()
-    return ["" if empty else text for text, empty in zip(captions, silent, strict=True)]

@@ -12,6 +12,7 @@ from unified.avatars import benchmark, captions
 from unified.contract.recipe import recipes
 from unified.errors import UserError
 from unified.evaluation import avatarbench, samples, text_to_image
+from unified.evaluation.inverted import reference_of
 from unified.extractors import attributes, identity
 
 
@@ -99,10 +100,10 @@ def test_people_inverted_together_score_as_alone() -> None:
 
 def test_masks_go_to_recipes_that_need_them_alone() -> None:
     backbone, person = tiny("stable-diffusion"), benchmark.load()[0]
-    given = avatarbench.reference_of(backbone, person, recipes.get("break-a-scene"), pictures=2)
+    given = reference_of(backbone, person, recipes.get("break-a-scene"), pictures=2)
     assert given.masks is not None
     assert given.masks.shape == (2, 1, *given.images.shape[-2:])
-    whole = avatarbench.reference_of(backbone, person, recipes.get("dreambooth"), pictures=2)
+    whole = reference_of(backbone, person, recipes.get("dreambooth"), pictures=2)
     assert whole.masks is None
 
 
